@@ -1,0 +1,134 @@
+"""What the ``dreamrl`` command line may hold. Other programs call it, so flags are added and never renamed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from dreamrl import settings
+from dreamrl.config import ConfigError, WorldConfig
+from dreamrl.errors import EXIT_OK, UserError, nearest
+
+STAGES = {"train": ("pretrain", "ppo", "eval"), "pretrain": ("pretrain",), "ppo": ("ppo", "eval")}
+"""What each training command runs, in order."""
+DEFAULT_ITEMS = 600
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments of ``argv``, or a UserError that suggests the nearest name for a typo."""
+    parser, commands = _parser()
+    if not argv:
+        raise UserError(f"no command; try `dreamrl train`, or `dreamrl --help` (commands: {', '.join(commands)})")
+    if argv[0] == "--version":
+        print(f"dreamrl {importlib.metadata.version('dreamrl')}")
+        raise SystemExit(EXIT_OK)
+    if argv[0] in ("-h", "--help"):
+        parser.print_help()
+        raise SystemExit(EXIT_OK)
+    if argv[0].startswith("-"):
+        raise UserError(f'"{argv[0]}" stands before the command; write `dreamrl COMMAND {argv[0]} ...`')
+    if argv[0] not in commands:
+        raise UserError(f'unknown command "{argv[0]}"; {nearest(argv[0], commands)}')
+    _check_flags(argv, commands[argv[0]])
+    # argparse stops taking key=value arguments at the first flag after one: it hands back the others as unknown.
+    args, others = parser.parse_known_args(argv)
+    if args.command in STAGES:
+        args.overrides += others
+    elif others:
+        hint = "; put the whole prompt in quotes" if args.command == "generate" else ""
+        raise UserError(f'unexpected argument "{others[0]}"{hint}')
+    return args
+
+
+def _check_flags(argv: list[str], command: argparse.ArgumentParser) -> None:
+    """Find a mistyped flag before argparse complains of what is missing because of it."""
+    flags = ["-h", "--help", *re.findall("--[a-z]+", command.format_usage())]
+    for argument in argv[1:]:
+        if argument == "--":
+            return
+        flag = argument.partition("=")[0]
+        if flag.startswith("-") and flag not in flags and not re.fullmatch(r"-[\d.]+", flag):
+            raise UserError(f'{command.prog} has no flag "{flag}"; {nearest(flag, flags)}')
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing the usage and exiting, so that all errors look alike."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(prog="dreamrl", description="Train models that reason in dreams.", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    helps = {
+        "train": "pretrain on random play, PPO in dreams, evaluate: the main job",
+        "pretrain": "only pretrain on random play",
+        "ppo": "only PPO in dreams, then evaluate",
+    }
+    for name, text in helps.items():
+        _training_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False), name)
+    text = "measure a model on held-out or given items"
+    _eval_arguments(commands.add_parser("eval", help=text, description=text, allow_abbrev=False))
+    text = "answer one prompt"
+    _generate_arguments(commands.add_parser("generate", help=text, description=text, allow_abbrev=False))
+    return parser, commands.choices
+
+
+def _training_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    add = parser.add_argument
+    add(
+        "--preset", help=f"settings to start from: {', '.join(settings.presets())} (default: {settings.DEFAULT_PRESET})"
+    )
+    add("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    add("--out", type=Path, metavar="DIR", help=f"directory of the run (default: runs/{command}-PRESET-seedSEED)")
+    add("--resume", type=Path, metavar="DIR", help="continue the run in DIR, with its settings")
+    add(
+        "--address", default="local", help="local, auto, host:port or ray://host:port of a Ray cluster (default: local)"
+    )
+    add("--seed", type=int, metavar="N", help="seed of everything random (default: 0)")
+    add("--overwrite", action="store_true", help="replace the run in --out")
+    if command == "ppo":
+        add("--model", type=Path, metavar="DIR", help="pretrained model directory to start from")
+    add("overrides", nargs="*", metavar="key=value", help="single settings, such as ppo.lr=1e-3 or world.sizes=3,4")
+    parser.set_defaults(model=None)
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
+    add("--world", required=True, help="a built-in world, such as frozen_lake")
+    add("--items", type=Path, metavar="FILE", help="JSON Lines, one object of world options a line")
+    add("--num", type=int, metavar="N", help=f"held-out scenes to sample (default: {DEFAULT_ITEMS})")
+    add("--seed", type=int, default=0, metavar="S", help="seed of the scenes and dreams (default: 0)")
+    add("--sizes", type=_sizes, metavar="3,4", help="sizes of the sampled scenes (default: 3,4)")
+    add("--dreams", type=int, default=4, metavar="N", help="dreams per item (default: 4)")
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
+    add("prompt", help="a question, in quotes")
+    add("--world", metavar="W", help="ask about a scene of this world")
+    add("--options", metavar="JSON", help='which scene, such as \'{"desc": ["SFF", "FHF", "FFG"]}\'')
+    add("--image", type=Path, metavar="FILE", help="ask about this picture")
+    add("--dreams", type=int, default=4, metavar="N", help="dreams (default: 4)")
+    add("--save", type=Path, metavar="DIR", help="write the dreams there as pictures")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--watch", action="store_true", help="draw the dreams in the terminal while they are imagined")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the dreams (default: 0)")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """``3,4`` as (3, 4), checked as the setting ``world.sizes`` is."""
+    try:
+        return WorldConfig(sizes=tuple(int(size) for size in text.split(","))).sizes
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}" must be whole numbers with commas, such as 3,4') from error

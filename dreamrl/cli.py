@@ -1,0 +1,212 @@
+"""The ``dreamrl`` command: reads the command line, checks everything that can be checked, then starts the work.
+
+Nothing slow (torch, Ray) is imported before the checks have passed, so that help and errors come at once. Every
+mistake of the user is one line on stderr and exit code 2; Ctrl-C is exit code 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamrl import preflight, settings
+from dreamrl.arguments import DEFAULT_ITEMS, STAGES, parse
+from dreamrl.config import ConfigError, RunConfig, WorldConfig
+from dreamrl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
+
+MAX_DREAMS = 1024
+MAX_SEED = 2**31 - 1
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+"""Failures of the user's disk rather than of the program."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        args = parse(sys.argv[1:] if argv is None else list(argv))
+        _COMMANDS[args.command](args)
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    except KeyboardInterrupt as stopped:
+        print(f"dreamrl: {str(stopped) or 'interrupted'}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError) as error:
+        if not _is_users(error):
+            raise
+        print(f"dreamrl: error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return EXIT_OK
+
+
+def _train(args: argparse.Namespace) -> None:
+    config, out = _resumed(args) if args.resume else _new_run(args)
+    _check_world(config.world.name)
+    if args.model:
+        _check_model(args.model)
+    preflight.check_address(args.address)
+
+    from dreamrl.run import train
+
+    if args.overwrite:
+        preflight.remove_run(out)
+    try:
+        train(config, out, args.address, STAGES[args.command], args.resume is not None, args.model)
+    except KeyboardInterrupt as stopped:
+        again = f"interrupted; continue with `dreamrl {args.command} --resume {out}`"
+        raise KeyboardInterrupt(str(stopped) or (again if (out / preflight.RUN_CONFIG).exists() else "")) from None
+
+
+def _new_run(args: argparse.Namespace) -> tuple[RunConfig, Path]:
+    config = settings.load_settings(args.preset, args.config, args.overrides, args.seed)
+    out = args.out or Path("runs") / f"{args.command}-{config.preset}-seed{config.seed}"
+    preflight.check_out(out, args.overwrite)
+    return config, out
+
+
+def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
+    file = args.resume / preflight.RUN_CONFIG
+    flags = {"--preset": args.preset, "--config": args.config, "--out": args.out, "--seed": args.seed}
+    given = [flag for flag, value in flags.items() if value is not None]
+    given += ["--overwrite"] * args.overwrite + args.overrides
+    if given:
+        raise UserError(f"--resume takes everything from {file}, which {given[0]} contradicts; drop one of them")
+    if not file.is_file():
+        raise UserError(f"nothing to resume: {file} does not exist; give the directory of a run")
+    config = settings.read_yaml(file)
+    preflight.check_writable(args.resume)
+    return config, args.resume
+
+
+def _eval(args: argparse.Namespace) -> None:
+    for flag, value in (("--num", args.num), ("--sizes", args.sizes)):
+        if args.items and value is not None:
+            raise UserError(f"--items names the scenes, which {flag} contradicts; drop one of them")
+    num = _in_range("--num", DEFAULT_ITEMS if args.num is None else args.num, 1, 10**7)
+    seed = _in_range("--seed", args.seed, 0, MAX_SEED)
+    dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
+    sizes = WorldConfig().sizes if args.sizes is None else args.sizes
+    _check_world(args.world)
+    items = None
+    if args.items:
+        from dreamrl.items import read_items
+
+        items = read_items(args.items, args.world)
+    _check_model(args.model_dir)
+    with _quiet_stdout(args.json):
+        from dreamrl.evaluate import evaluate_command
+
+        result = evaluate_command(args.model_dir, args.world, items, num, seed, sizes, dreams)
+    _print_result(result, args.json)
+
+
+def _generate(args: argparse.Namespace) -> None:
+    if args.image and args.world:
+        raise UserError("--image and --world contradict each other; drop one of them")
+    if args.options and not args.world:
+        raise UserError("--options describes a scene of a world; say which with --world")
+    seed = _in_range("--seed", args.seed, 0, MAX_SEED)
+    dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
+    options = _scene_options(args.world, args.options) if args.world else None
+    if args.image:
+        preflight.check_image(args.image)
+    if args.save:
+        preflight.check_new_directory(args.save)
+    _check_model(args.model_dir)
+    with _quiet_stdout(args.json):
+        from dreamrl.generate import generate_command
+
+        result = generate_command(
+            args.model_dir, args.prompt, args.world, options, args.image, dreams, seed, args.save, args.watch
+        )
+    _print_result(result, args.json)
+
+
+_COMMANDS = {"train": _train, "pretrain": _train, "ppo": _train, "eval": _eval, "generate": _generate}
+
+
+def _check_world(name: str) -> None:
+    from envs.registry import make_world
+
+    make_world(name)
+
+
+def _check_model(directory: Path) -> None:
+    from dreamrl.checkpoint import check_model_files
+
+    check_model_files(directory)
+
+
+def _scene_options(world: str, text: str | None) -> dict[str, Any] | None:
+    """The scene that --options describes, accepted by the world; None leaves the choice to the seed."""
+    from envs.registry import make_world
+
+    made = make_world(world)
+    if text is None:
+        return None
+    try:
+        options = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"--options is not valid JSON ({error}); put it in single quotes") from error
+    if not isinstance(options, dict):
+        raise UserError(f"--options ({text}) must be a JSON object")
+    made.scene(options)
+    return options
+
+
+def _in_range(flag: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise UserError(f"{flag} ({value}) must be between {low} and {high}")
+    return value
+
+
+def _quiet_stdout(as_json: bool) -> contextlib.AbstractContextManager:
+    """With --json, stdout holds the object and nothing else: the rest goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, default=lambda array: array.tolist()))
+        return
+    rows = []
+    for key, value in result.items():
+        label, records = key.replace("_", " "), isinstance(value, list) and any(isinstance(v, dict) for v in value)
+        if isinstance(value, dict) or records:
+            parts = value.items() if isinstance(value, dict) else enumerate(value, 1)
+            rows += [(f"{label} {part}", _brief(item)) for part, item in parts]
+        else:
+            rows.append((label, _brief(value)))
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        print(f"{label:<{width}}  {text}")
+
+
+def _brief(value: Any) -> str:
+    """A value on one line of the table; pictures by their shape."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if hasattr(value, "shape"):
+        return "x".join(map(str, value.shape))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_brief(item)}" for key, item in value.items())
+    return f"[{', '.join(map(_brief, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the user can fix ``error``; envs is imported late because it brings numpy."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    from envs.world import WorldError
+
+    return isinstance(error, ConfigError | UserError | WorldError)
+
+
+def _one_line(error: Exception) -> str:
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    return " ".join(text.split())

@@ -1,0 +1,150 @@
+"""Held-out evaluation: the plan that the answer states, checked strictly by the simulator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamrl.imagine import Imagined, answer, imagine
+from dreamrl.judge import Judge
+from dreamrl.saving import Loaded, load_pretrained
+from dreamrl.statistics import bootstrap_interval
+from envs.questions import stream
+from envs.registry import make_world
+from envs.world import Question, QuestionKind, Scene, Split, Verdict, World, random_play
+
+CHUNK = 64
+"""Questions that are dreamed about together; bounds the memory."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """Verdicts on Q questions, and how true the dreams behind them were."""
+
+    questions: list[Question]
+    verdicts: list[Verdict]
+    exact_frame: float
+    """Share of dreamed frames that equal the simulator's, code by code."""
+    seconds: float
+
+    @property
+    def exact(self) -> np.ndarray:
+        """(Q,) 1.0 where the answer is exact."""
+        return np.array([float(v.exact) for v in self.verdicts])
+
+
+def held_out(world: World, sizes: Sequence[int], num: int, seed: int, split: Split = Split.TEST) -> list[Question]:
+    """``num`` path questions on distinct boards of ``split``, sizes in turn.
+
+    Small sizes have few boards: once they are used up, boards repeat.
+    """
+    questions, seen = [], set()
+    for index in range(num):
+        rng = stream(seed, 8, index)
+        for _ in range(MAX_TRIES):
+            scene = world.sample_scene(rng, split, sizes[index % len(sizes)])
+            if scene.key not in seen:
+                break
+        seen.add(scene.key)
+        questions.append(world.ask(scene, QuestionKind.PLAN, rng))
+    return questions
+
+
+MAX_TRIES = 100
+
+
+def evaluate(
+    loaded: Loaded,
+    questions: list[Question],
+    dreams: Sequence[int],
+    seed: int,
+    judge: Judge | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    keep: Callable[[Imagined, int], None] = lambda imagined, first: None,
+) -> dict[int, Result]:
+    """Answer all ``questions`` with each number of ``dreams``; the smaller numbers use the first of the dreams.
+
+    ``keep`` is called with every chunk of finished dreams and the number of its first question.
+    """
+    judge = judge or Judge(loaded.model)
+    counts = sorted(set(dreams))
+    verdicts: dict[int, list[Verdict]] = {n: [] for n in counts}
+    exact: dict[int, list[bool]] = {n: [] for n in counts}
+    started = time.perf_counter()
+    for first in range(0, len(questions), CHUNK):
+        chunk = questions[first : first + CHUNK]
+        imagined = imagine(loaded, chunk, counts[-1], seed, loaded.run.eval.temperature, judge, first)
+        keep(imagined, first)
+        for count in counts:
+            texts = answer(loaded, imagined, count).texts
+            verdicts[count] += [loaded.world.verify(q, t) for q, t in zip(chunk, texts, strict=True)]
+            exact[count] += [e for scores in imagined.batch.scores for s in scores[:count] for e in s.exact]
+        progress(first + len(chunk))
+    seconds = time.perf_counter() - started
+    return {
+        n: Result(
+            questions=questions, verdicts=verdicts[n], exact_frame=float(np.mean(exact[n])), seconds=seconds
+        )
+        for n in counts
+    }
+
+
+def random_play_exact(world: World, questions: list[Question], length: int, seed: int) -> np.ndarray:
+    """(Q,) exactness of plans that are one rollout of uniform random play."""
+    out = []
+    for index, question in enumerate(questions):
+        rollout = random_play(question.scene, len(world.actions), length, stream(seed, 9, index))
+        text = ", ".join(world.actions[a] for a in rollout.actions)
+        out.append(float(world.verify(question, text).exact))
+    return np.array(out)
+
+
+def evaluate_command(
+    model_dir: Path,
+    world: str,
+    items: list[dict] | None,
+    num: int,
+    seed: int,
+    sizes: tuple[int, ...],
+    dreams: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """What ``dreamrl eval`` prints."""
+    loaded = load_pretrained(model_dir)
+    scenes_of = make_world(world, patch_size=loaded.run.model.patch_size)
+    if items is None:
+        questions = held_out(scenes_of, sizes, num, seed)
+    else:
+        rng = stream(seed, 8)
+        questions = [scenes_of.ask(scenes_of.scene(item), QuestionKind.PLAN, rng) for item in items]
+    result = evaluate(loaded, questions, [dreams], seed, progress=progress)[dreams]
+    return summarise(result, dreams, loaded.run.eval.bootstrap)
+
+
+def summarise(result: Result, dreams: int, resamples: int) -> dict[str, Any]:
+    """The numbers of one evaluation as plain JSON values."""
+    sides = np.array([side_name(q.scene) for q in result.questions])
+    low, high = bootstrap_interval(result.exact, resamples, seed=0)
+    return {
+        "items": len(result.verdicts),
+        "dreams": dreams,
+        "exact_match": float(result.exact.mean()),
+        "exact_match_ci": [low, high],
+        "progress_rate": float(np.mean([v.progress for v in result.verdicts])),
+        "valid": float(np.mean([v.valid for v in result.verdicts])),
+        "exact_frame": result.exact_frame,
+        "by_size": {str(side): float(result.exact[sides == side].mean()) for side in sorted(set(sides.tolist()))},
+        "seconds": round(result.seconds, 3),
+        "items_per_second": round(len(result.verdicts) / max(result.seconds, 1e-9), 2),
+    }
+
+
+def side_name(scene: Scene) -> str:
+    """ "3" for a square board of three cells a side, "3x4" otherwise."""
+    rows, columns = scene.grid
+    return str(rows) if rows == columns else f"{rows}x{columns}"

@@ -1,0 +1,122 @@
+"""Dream about questions with a trained model, outside of training: what evaluation and ``generate`` share.
+
+The first dream takes the most probable action at every step, the others sample. Dream n of a question depends
+on the seed, the question's number and n only, so the first 4 of 16 dreams are the 4 dreams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dreamrl import policy
+from dreamrl.judge import Judge
+from dreamrl.nn.graph import Reading
+from dreamrl.nn.input_tokenizer import Prompt
+from dreamrl.saving import Loaded
+from envs.questions import stream
+from envs.reasoning_env import Phase, ReasoningBatch
+from envs.world import Question
+
+
+@dataclass(kw_only=True)
+class Imagined:
+    """Finished dreams of Q questions, not yet answered."""
+
+    batch: ReasoningBatch
+    """The questions, the dreams and what the simulator says of them."""
+    prompt: Prompt
+    """Encoded prompts."""
+    experts: np.ndarray
+    """(Q, N, T, E) weight of every expert in every step."""
+    values: np.ndarray
+    """(Q, N) what the model expected of each dream at its first step."""
+
+
+@dataclass(kw_only=True)
+class Answers:
+    """Answers of Q questions from their first N dreams."""
+
+    texts: list[str]
+    focus: np.ndarray
+    """(Q,) the dream that was read; N for none."""
+    confidence: np.ndarray
+    """(Q,) expected correctness in [0, 1]."""
+    reading: Reading
+    """What the graph reasoner made of the dreams."""
+
+
+@torch.no_grad()
+def imagine(
+    loaded: Loaded,
+    questions: Sequence[Question],
+    dreams: int,
+    seed: int,
+    temperature: float,
+    judge: Judge | None = None,
+    first: int = 0,
+    on_step: Callable[[Imagined], None] = lambda imagined: None,
+) -> Imagined:
+    """Imagine ``dreams`` dreams of every question.
+
+    Args:
+        loaded: the model. questions: what to dream about. dreams: N.
+        seed: of the sampled dreams. temperature: of their actions.
+        judge: scores the dreams; by default made of the model itself.
+        first: number of the first question, for the random streams.
+        on_step: called after each step with the dreams so far.
+    """
+    model = loaded.model
+    batch = ReasoningBatch(loaded.run, loaded.world, loaded.text, judge or Judge(model), dreams)
+    batch.make_room(questions)
+    batch.reset(questions)
+    count, length = len(questions), batch.length
+    dice = np.stack([_dice(seed, first + q, dreams, length, batch.num_patches) for q in range(count)])
+    heat = torch.full((count, dreams), temperature)
+    heat[:, 0] = 0.0
+    prompt = model.input_tokenizer(torch.from_numpy(batch.tokens))
+    experts = np.zeros((count, dreams, length, model.config.num_experts), np.float32)
+    imagined = Imagined(batch=batch, prompt=prompt, experts=experts, values=np.zeros((count, dreams), np.float32))
+    while (batch.phase == Phase.DREAM).any():
+        obs = batch.observation()
+        step = np.minimum(obs["step"], length - 1)
+        tensors = {k: torch.from_numpy(v) for k, v in obs.items()}
+        action = policy.empty_action(tensors, model.config.max_answer_tokens)
+        uniform = torch.from_numpy(dice[np.arange(count), :, step]).float()
+        rows = policy.dream(model, tensors, prompt, action, uniform, heat)
+        assert rows is not None
+        q, n = rows.question.numpy(), rows.dream.numpy()
+        weights = torch.zeros_like(rows.routing.probs).scatter(1, rows.routing.experts, rows.routing.weights)
+        experts[q, n, step[q]] = weights.numpy()
+        start = step[q] == 0
+        imagined.values[q[start], n[start]] = rows.value.numpy()[start]
+        # Questions in the answer phase wait there: nothing of the action is theirs.
+        answering = batch.phase == Phase.ANSWER
+        batch.phase[answering] = Phase.OVER
+        batch.step({k: v.numpy() for k, v in action.items()})
+        batch.phase[answering] = Phase.ANSWER
+        on_step(imagined)
+    return imagined
+
+
+def _dice(seed: int, question: int, dreams: int, length: int, patches: int) -> np.ndarray:
+    """(N, T, P + 2) random numbers; each dream has its own stream."""
+    return np.stack([stream(seed, 7, question, n).random((length, patches + 2)) for n in range(dreams)])
+
+
+@torch.no_grad()
+def answer(loaded: Loaded, imagined: Imagined, dreams: int) -> Answers:
+    """Answer every question from the first ``dreams`` dreams, greedily."""
+    batch, prompt = imagined.batch, imagined.prompt
+    arrays = (batch.frames, batch.actions, batch.beliefs, batch.lengths)
+    reading = loaded.model.read(*(torch.from_numpy(a[:, :dreams].astype(np.int64)) for a in arrays), prompt)
+    out = loaded.model.answer(reading, prompt)
+    return Answers(
+        texts=[loaded.text.decode(tokens) for tokens in out.tokens.tolist()],
+        focus=out.focus.numpy(),
+        confidence=reading.value.clamp(0, 1).numpy(),
+        reading=reading,
+    )

@@ -1,0 +1,194 @@
+"""Every metric's name, defined and explained once, and the writer that accepts no other.
+
+A misspelt name would make a curve that nobody finds, so it raises. Only scalars and pictures are kept;
+histograms and hyper-parameters are left out: ``config.yaml`` has the latter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import SupportsFloat
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+GLOSSARY: dict[str, str] = {
+    "pretrain/loss/frame": "cross-entropy of the next picture's codes, in nats per patch",
+    "pretrain/loss/belief": "cross-entropy of the outcome (continue, success, failure, stop)",
+    "pretrain/loss/action": "negative log-likelihood of the actions worth cloning from random play",
+    "pretrain/loss/chance": "cross-entropy of whether random play succeeds after an action, discounted",
+    "pretrain/loss/value": "squared error of the return expected at a dream step",
+    "pretrain/loss/balance": "weighted load-balance loss of the experts",
+    "pretrain/loss/focus": "negative log-probability of choosing a dream that supports the answer",
+    "pretrain/loss/answer": "cross-entropy of the answer's tokens, in nats per token",
+    "pretrain/loss/inverse": "cross-entropy of the action inferred from two pictures",
+    "pretrain/loss/codec": "squared error of the image codec's reconstruction, plus the crowding of its codes",
+    "pretrain/loss/total": "sum of the losses that are minimised together",
+    "pretrain/exact_frame": "share of next pictures predicted with every patch right, on held-out random play",
+    "pretrain/focus_accuracy": "share of questions for which a dream that supports the answer is chosen",
+    "pretrain/answer_accuracy": "share of questions answered with every token right",
+    "pretrain/inverse_accuracy": "share of actions inferred right from two pictures",
+    "pretrain/grad_norm": "gradient norm before clipping",
+    "pretrain/lr": "learning rate",
+    "pretrain/scenes_per_second": "scenes learned from per second, over all workers",
+    "pretrain/expert_usage/*": "share of routing choices that went to expert *; 1 / num_experts when balanced",
+    "ppo/policy_loss": "clipped PPO objective, negated",
+    "ppo/value_loss": "squared error of the value head against the GAE targets",
+    "ppo/entropy": "mean entropy of the action choice in a dream step, in nats",
+    "ppo/approx_kl": "mean of (ratio - 1) - log ratio: how far the update moved the policy",
+    "ppo/clip_fraction": "share of samples whose probability ratio is outside of 1 +- clip",
+    "ppo/max_ratio_error": "largest |probability ratio - 1| before the first step; above 1e-4 logp misses something",
+    "ppo/explained_variance": "share of the returns' variance that the values explain; 1 is perfect, <= 0 useless",
+    "ppo/exact_match": "share of sampled answers that the verifier accepts as exact",
+    "ppo/success": "share of sampled answers that reach the goal, optimal or not",
+    "ppo/faithfulness": "mean share of changed patches that a dream step gets right",
+    "ppo/coherence": "mean agreement of the claimed action with the one inferred from the two pictures",
+    "ppo/correctness": "mean of the verifier's score of an answer: 1 exact, 1/2 works, 0 wrong",
+    "ppo/creativity": "mean difference of a dream from its faithful siblings",
+    "ppo/progress": "mean sum of the potential-based progress over a dream",
+    "ppo/dream_length": "mean steps of a dream",
+    "ppo/dream_return": "mean sum of the weighted rewards of a dream",
+    "ppo/exact_frame": "share of dreamed pictures that equal the simulator's in every patch",
+    "ppo/replay_frame_loss": "cross-entropy of the next picture on replayed true transitions, in nats per patch",
+    "ppo/world_loss": "cross-entropy of picture and belief against the simulator, on the dreams just sampled",
+    "ppo/replay_exact_frame": "share of replayed true transitions predicted with every patch right",
+    "ppo/balance": "load-balance loss of the experts; 1 when balanced, num_experts / top_k at worst",
+    "ppo/grad_norm": "gradient norm before clipping",
+    "ppo/lr": "learning rate",
+    "ppo/env_steps_per_second": "environment steps sampled and learned from per second",
+    "ppo/episodes": "questions answered since the start of PPO",
+    "ppo/env_steps": "environment steps since the start of PPO",
+    "ppo/time/sample": "seconds spent sampling in this update",
+    "ppo/time/learn": "seconds spent learning in this update",
+    "ppo/expert_usage/*": "share of routing choices that went to expert *; 1 / num_experts when balanced",
+    "ppo/max_vio": "largest expert load over the mean load, minus 1; 0 is balanced (arXiv:2408.15664)",
+    "eval/exact_match/*": "share of held-out questions answered exactly, by model and dreams (* is e.g. ppo_4)",
+    "eval/progress_rate/*": "mean share of correct leading steps, by model and dreams",
+    "eval/valid/*": "share of answers that parse and break no rule, by model and dreams",
+    "eval/exact_frame/*": "share of next pictures with every patch right on held-out random play, by model",
+    "eval/items_per_second/*": "held-out questions answered per second, by model and dreams",
+}
+"""Name -> one line. ``*`` stands for one part of a name (between slashes)."""
+
+EVENT_SECONDS = 2
+"""Seconds of TensorBoard events that a kill -9 may lose; metrics.jsonl loses nothing."""
+
+
+def explain(name: str) -> str:
+    """The glossary's line for ``name``, which may fill in a ``*``; KeyError for a name that nobody defined."""
+    pattern = name if name in GLOSSARY else f"{name.rpartition('/')[0]}/*"
+    if pattern not in GLOSSARY or name.endswith(("/", "*")):
+        raise KeyError(f"metric {name!r} is not in dreamrl.metrics.GLOSSARY; add it there or correct its name")
+    return GLOSSARY[pattern]
+
+
+def expand(pattern: str, values: Iterable[SupportsFloat], names: Iterable[str] | None = None) -> dict[str, float]:
+    """Name each of several values of one metric.
+
+    Example:
+        >>> expand("ppo/expert_usage/*", [0.75, 0.25])
+        {'ppo/expert_usage/0': 0.75, 'ppo/expert_usage/1': 0.25}
+
+    Args:
+        pattern: a key of ``GLOSSARY`` with a ``*``.
+        values: numbers in order.
+        names: what takes the place of ``*``; 0, 1, ... when left out.
+    """
+    if pattern not in GLOSSARY or "*" not in pattern:
+        raise KeyError(f"{pattern!r} is not a name with * in dreamrl.metrics.GLOSSARY")
+    values = [float(value) for value in values]
+    filled = [str(index) for index in range(len(values))] if names is None else list(names)
+    return {pattern.replace("*", name): value for name, value in zip(filled, values, strict=True)}
+
+
+def glossary_markdown() -> str:
+    """The glossary as a Markdown table, for the documentation."""
+    rows = [f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |" for name, meaning in GLOSSARY.items()]
+    return "\n".join(["| Metric | Meaning |", "| --- | --- |", *rows, ""])
+
+
+class MetricsWriter:
+    """Writes metrics twice: as JSON lines for programs, as TensorBoard events for people.
+
+    A line of ``metrics.jsonl`` reads ``{"stage": "ppo", "step": 3, "ppo/success": 0.4}``; a value that is not
+    finite is null. Every stage has its own folder of events, because each counts its steps from 0.
+
+    Args:
+        directory: where ``metrics.jsonl`` and ``tensorboard/`` are.
+        resume: append to what is there; else an existing ``metrics.jsonl`` raises FileExistsError.
+    """
+
+    def __init__(self, directory: Path, resume: bool):
+        """See the class."""
+        self.directory = Path(directory)
+        self.path = self.directory / "metrics.jsonl"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._boards: dict[str, SummaryWriter] = {}
+        if resume and self.path.exists():
+            self._rewrite(_complete_lines(self.path))
+        self._file = self.path.open("a" if resume else "x", encoding="utf-8")
+
+    def write(self, step: int, stage: str, values: Mapping[str, SupportsFloat]) -> None:
+        """Log ``values`` by name; numpy and torch scalars are fine. KeyError for a name not in the glossary."""
+        for name in values:
+            explain(name)
+        numbers = {name: float(value) for name, value in values.items()}
+        known = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._file.write(json.dumps({"stage": stage, "step": int(step), **known}) + "\n")
+        self._file.flush()
+        board = self._board(stage)
+        for name, value in known.items():
+            if value is not None:
+                board.add_scalar(name, value, int(step))
+
+    def image(self, tag: str, array: np.ndarray, step: int) -> None:
+        """Show a picture, uint8 (H, W, 3), in TensorBoard; ``tag`` begins with its stage, "ppo/dreams"."""
+        self._board(tag.partition("/")[0]).add_image(tag, array, int(step), dataformats="HWC")
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Forget what ``stage`` logged after ``step``: a resumed run will log it again."""
+        self._file.close()
+        lines = _complete_lines(self.path)
+        records = [json.loads(line) for line in lines]
+        kept = [line for line, r in zip(lines, records, strict=True) if r["stage"] != stage or r["step"] <= step]
+        self._rewrite(kept)
+        self._file = self.path.open("a", encoding="utf-8")
+        if stage in self._boards:
+            self._boards.pop(stage).close()
+        self._boards[stage] = self._open_board(stage, purge_step=int(step) + 1)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._file.close()
+        for board in self._boards.values():
+            board.close()
+
+    def _board(self, stage: str) -> SummaryWriter:
+        if stage not in self._boards:
+            self._boards[stage] = self._open_board(stage)
+        return self._boards[stage]
+
+    def _open_board(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
+        """Events of ``stage``; TensorBoard hides what it logged before from ``purge_step`` on."""
+        folder = self.directory / "tensorboard" / stage
+        # Files are named by the second: without a number a quick restart would overwrite the last one.
+        number = len(list(folder.glob("events.*")))
+        return SummaryWriter(
+            str(folder), purge_step=purge_step, flush_secs=EVENT_SECONDS, filename_suffix=f".{number:03}"
+        )
+
+    def _rewrite(self, lines: list[str]) -> None:
+        """Replace the file in one go, so that a kill leaves the old or the new one."""
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(lines), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines with their line ends; a last one without, cut off by a kill, is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return lines[:-1] if lines and not lines[-1].endswith("\n") else lines

@@ -1,0 +1,142 @@
+"""The dream generator: from what is seen, to an action, to the picture that the action leads to.
+
+One dream step is ``look`` (the picture and the question -> features, action logits, value), then ``imagine``
+(features and the *sampled* action -> result codes and a belief). It sees the present picture, the question and
+the step, so a dream of T steps costs T times one step, when sampling and when learning.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamrl.config import DreamingConfig
+from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
+from dreamrl.nn.layers import Attention, AttentionPool, Block
+from dreamrl.nn.moe import MixtureOfExperts, Routing
+from dreamrl.nn.positional import grid_angles
+
+NUM_BELIEFS = 4
+"""continue, success, failure, stop: see ``envs.world.Outcome``."""
+
+
+class Look(NamedTuple):
+    """What R dream steps see: features (R, P, D), masks, angles, action logits (R, A), value (R,), routing.
+
+    ``chances`` (R, A) are logits of what random play from here achieves after each action, see
+    :func:`dreamrl.losses.chance_loss`.
+    """
+
+    features: Tensor
+    mask: Tensor
+    angles: Tensor
+    action_logits: Tensor
+    value: Tensor
+    routing: Routing
+    chances: Tensor
+
+
+class DreamGenerator(nn.Module):
+    """Trunk (weights shared over loops) -> mixture of experts -> action; then dynamics -> result and belief.
+
+    Args:
+        config: architecture.
+        num_actions: A.
+        tokenizer: shared embedding tables.
+    """
+
+    def __init__(self, config: DreamingConfig, num_actions: int, tokenizer: InputTokenizer):
+        """See the class."""
+        super().__init__()
+        dim, heads = config.embedding_dim, config.num_heads
+        self.loops = config.trunk_loops
+        self.head_dim = dim // heads
+        self.num_offsets = config.num_dream_offsets
+        self.codes = tokenizer.codes
+        self.step = nn.Embedding(config.dream_length, dim)
+        self.offset = nn.Embedding(config.num_dream_offsets, dim)
+        self.instruction = Attention(dim, heads)
+        self.condition = nn.Linear(dim, dim)
+        self.trunk = nn.ModuleList(Block(dim, heads) for _ in range(config.trunk_layers))
+        self.moe = MixtureOfExperts(dim, heads, config.expert_num_layers, config.num_experts, config.moe_top_k)
+        self.summary = AttentionPool(dim, heads)
+        self.readout = AttentionPool(dim, heads)
+        self.outlook = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.GELU())
+        self.policy = nn.Linear(2 * dim, num_actions)
+        self.value = nn.Linear(2 * dim, 1)
+        self.chances = nn.Linear(2 * dim, num_actions)
+        self.action = nn.Embedding(num_actions, dim)
+        self.dynamics = nn.ModuleList(Block(dim, heads) for _ in range(config.dynamics_layers))
+        self.result_norm = nn.LayerNorm(dim)
+        self.result = nn.Linear(dim, config.num_codes)
+        self.belief_pool = AttentionPool(dim, heads)
+        self.belief = nn.Linear(dim, NUM_BELIEFS)
+        nn.init.zeros_(self.policy.weight)  # start as uniform random play
+        nn.init.zeros_(self.policy.bias)
+        for table in (self.step, self.offset):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def look(self, what: Tensor, grid: Tensor, step: Tensor, slot: Tensor, prompt: Prompt) -> Look:
+        """Read the present picture with the question in mind.
+
+        Args:
+            what: (R, P) codes, padding anywhere past the picture's own patches.
+            grid: (R, 2) rows and columns of the picture in patches.
+            step: (R,) dream step.
+            slot: (R,) index of the dream among its siblings.
+            prompt: encoded question of each row.
+
+        Returns:
+            :class:`Look` for the R rows.
+        """
+        length = what.shape[1]
+        mask = torch.arange(length, device=what.device) < grid.prod(dim=1, keepdim=True)  # (R, P)
+        keys = mask[:, None, None, :]
+        angles = grid_angles(grid[:, 1], length, self.head_dim)
+        stage = self.step(step.clamp(max=self.step.num_embeddings - 1))
+        told = self.instruction(stage.unsqueeze(1), memory=prompt.tokens, mask=prompt.mask[:, None, None, :])
+        condition = told.squeeze(1) + stage + self.offset(slot % self.num_offsets) + prompt.summary  # (R, D)
+        x = self.codes(what) + self.condition(condition).unsqueeze(1)  # (R, P, D)
+        for _ in range(self.loops):
+            for block in self.trunk:
+                x = block(x, mask=keys, angles=angles)
+        x, routing = self.moe(x, keys, angles, self.summary(x, mask) + condition)
+        outlook = self.outlook(torch.cat([self.readout(x, mask), condition], dim=-1))  # (R, 2 D)
+        value = self.value(outlook).squeeze(-1)
+        return Look(x, mask, angles, self.policy(outlook), value, routing, self.chances(outlook))
+
+    def imagine(self, look: Look, what: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the result codes (R, P, V) and of the belief (R, 4), given the chosen action (R,)."""
+        x = look.features + self.codes(what) + self.action(action).unsqueeze(1)
+        for block in self.dynamics:
+            x = block(x, mask=look.mask[:, None, None, :], angles=look.angles)
+        return self.result(self.result_norm(x)), self.belief(self.belief_pool(x, look.mask))
+
+
+class InverseDynamics(nn.Module):
+    """Which action leads from one picture to the next, or none of them.
+
+    Args:
+        config: architecture.
+        num_actions: A; class A means that no single action does.
+    """
+
+    def __init__(self, config: DreamingConfig, num_actions: int):
+        """See the class."""
+        super().__init__()
+        dim, heads = config.embedding_dim // 2, max(1, config.num_heads // 2)
+        self.head_dim = dim // heads
+        self.before = nn.Embedding(config.num_codes + 1, dim)
+        self.after = nn.Embedding(config.num_codes + 1, dim)
+        self.block = Block(dim, heads)
+        self.pool = AttentionPool(dim, heads)
+        self.head = nn.Linear(dim, num_actions + 1)
+
+    def forward(self, what: Tensor, result: Tensor, grid: Tensor) -> Tensor:
+        """``what``, ``result`` (R, P) codes, ``grid`` (R, 2) -> logits (R, A + 1)."""
+        mask = torch.arange(what.shape[1], device=what.device) < grid.prod(dim=1, keepdim=True)
+        angles = grid_angles(grid[:, 1], what.shape[1], self.head_dim)
+        x = self.before(what) + self.after(result)
+        return self.head(self.pool(self.block(x, mask=mask[:, None, None, :], angles=angles), mask))

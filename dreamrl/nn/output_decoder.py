@@ -1,0 +1,60 @@
+"""The text decoder: writes the answer from the prompt and the one dream that the reasoner chose to read."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamrl.config import DreamingConfig
+from dreamrl.nn.graph import Reading
+from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
+from dreamrl.nn.layers import Block
+from dreamrl.nn.positional import rotary_angles
+
+
+class OutputDecoder(nn.Module):
+    """Autoregressive transformer over answer tokens with cross-attention to the dream in focus.
+
+    Args:
+        config: architecture.
+        tokenizer: shared text table; also the output matrix (Press and Wolf 2017).
+    """
+
+    def __init__(self, config: DreamingConfig, tokenizer: InputTokenizer):
+        """See the class."""
+        super().__init__()
+        dim, heads = config.embedding_dim, config.num_heads
+        self.head_dim = dim // heads
+        self.text = tokenizer.text
+        self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
+        self.place = nn.Embedding(config.max_answer_tokens, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, cross=True) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def memory(self, reading: Reading, focus: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """What the decoder reads: the dream in ``focus`` (Q,), a "nothing" token, the prompt's summary.
+
+        Returns:
+            (Q, T + 2, D) tokens and (Q, T + 2) mask; with focus N ("none") no dream is readable.
+        """
+        questions, dreams, steps, dim = reading.nodes.shape
+        chosen = focus.clamp(max=dreams - 1)
+        nodes = reading.nodes[torch.arange(questions, device=focus.device), chosen]  # (Q, T, D)
+        readable = reading.mask[torch.arange(questions, device=focus.device), chosen]
+        readable = readable & (focus < dreams).unsqueeze(1)
+        nothing = self.nothing.expand(questions, 1, dim)
+        always = readable.new_ones(questions, 2)
+        tokens = torch.cat([nodes, nothing, prompt.summary.unsqueeze(1)], dim=1)
+        return tokens, torch.cat([readable, always], dim=1)
+
+    def forward(self, inputs: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """``inputs`` (Q, L) token ids, shifted right -> logits (Q, L, vocab); causal."""
+        length = inputs.shape[1]
+        positions = torch.arange(length, device=inputs.device)
+        causal = positions.unsqueeze(1) >= positions
+        x = self.text(inputs) + self.place(positions)
+        angles = rotary_angles(positions, self.head_dim, 100.0).unsqueeze(0)
+        for block in self.blocks:
+            x = block(x, mask=causal, angles=angles, memory=memory, memory_mask=memory_mask[:, None, None, :])
+        return F.linear(self.norm(x), self.text.weight)

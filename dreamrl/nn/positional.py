@@ -1,0 +1,52 @@
+"""Rotary positions (RoPE, Su et al. 2021, arXiv:2104.09864) in one and two dimensions.
+
+Both are relative: attention sees how far apart two tokens are, never where they stand, so a larger board or a
+longer text needs no new parameters. The 2-D form gives half of each head to rows and half to columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotary_angles(positions: Tensor, head_dim: int, base: float) -> Tensor:
+    """Angles for one axis.
+
+    Args:
+        positions: (..., L) integer positions.
+        head_dim: channels that this axis rotates; even.
+        base: wavelength base; small for short axes.
+
+    Returns:
+        (..., L, head_dim / 2) angles in radians.
+    """
+    assert head_dim % 2 == 0, head_dim
+    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
+    return positions.unsqueeze(-1) * frequencies
+
+
+def grid_angles(columns: Tensor, length: int, head_dim: int, base: float = 100.0) -> Tensor:
+    """Angles of patches packed row by row.
+
+    Args:
+        columns: (B,) patches per row of each picture.
+        length: P, patches per picture in the (padded) batch.
+        head_dim: channels of one attention head; a multiple of 4.
+        base: see :func:`rotary_angles`.
+
+    Returns:
+        (B, P, head_dim / 2) angles: rows first, then columns.
+    """
+    index = torch.arange(length, device=columns.device)
+    row = index // columns.unsqueeze(1)  # (B, P)
+    column = index % columns.unsqueeze(1)
+    half = head_dim // 2
+    return torch.cat([rotary_angles(row, half, base), rotary_angles(column, half, base)], dim=-1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate channel pairs (i, i + D/2) of ``x`` (B, heads, L, D) by ``angles`` (B, L, D/2)."""
+    cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)  # (B, 1, L, D/2)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

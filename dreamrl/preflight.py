@@ -1,0 +1,108 @@
+"""Checks before a run starts: each is a clear error while nothing is imported, started or written yet."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import yaml
+
+from dreamrl.errors import UserError
+
+MIN_FREE_BYTES = 200 * 2**20
+"""Room for a run of the nano preset, checkpoints and pictures included."""
+CONNECT_SECONDS = 3.0
+RUN_CONFIG = "config.yaml"
+"""Every run directory holds one; it marks a directory as made by dreamrl."""
+_HOST_PORT = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
+
+
+def check_out(out: Path, overwrite: bool, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+    """Raise unless a new run may be written to ``out``; changes nothing."""
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out} is a link to nothing; remove it or choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            fix = f"pass --overwrite to replace it, --resume {out} to continue it, or another --out"
+            raise UserError(f"{out} exists and is not empty; {fix}")
+        _check_ours(out)
+    check_writable(out, min_free_bytes)
+
+
+def check_writable(path: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+    """Raise unless ``path`` can be created (or written to) and its disk has ``min_free_bytes`` left."""
+    existing = path
+    while not existing.exists():
+        existing = existing.absolute().parent
+    if not existing.is_dir():
+        raise UserError(f"cannot create {path}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {existing}: permission denied; choose another place")
+    free = shutil.disk_usage(existing).free
+    if free < min_free_bytes:
+        missing = f"only {free // 2**20} MB free at {existing}, {min_free_bytes // 2**20} MB needed"
+        raise UserError(f"{missing}; free some or choose another disk")
+
+
+def check_new_directory(path: Path) -> None:
+    """Raise unless pictures may be written to ``path``: a new or an empty directory."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} exists and is not an empty directory; choose another --save")
+    check_writable(path)
+
+
+def check_image(path: Path) -> None:
+    """Raise unless ``path`` is a picture that Pillow reads."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError as error:
+        raise UserError(f"--image {path} is not a picture in a known format; use PNG or JPEG") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"cannot read --image {path}: {reason}") from error
+
+
+def remove_run(out: Path) -> None:
+    """Delete the run in ``out`` for --overwrite, having made sure once more that it is one."""
+    if out.is_dir() and any(out.iterdir()):
+        _check_ours(out)
+        shutil.rmtree(out)
+
+
+def check_address(address: str) -> None:
+    """Raise unless ``address`` is ``local``, ``auto`` (Ray finds out) or a host and port that accepts connections."""
+    if address in ("local", "auto"):
+        return
+    match = _HOST_PORT.fullmatch(address)
+    if not match or not 1 <= int(match["port"]) <= 65535:
+        raise UserError(f'--address ("{address}") must be local, auto, host:port or ray://host:port')
+    try:
+        socket.create_connection((match["host"].strip("[]"), int(match["port"])), CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = "timed out" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+        raise UserError(
+            f"cannot reach {address} ({reason}); start a cluster with `ray start --head` or use --address local"
+        ) from error
+
+
+def _check_ours(out: Path) -> None:
+    """--overwrite deletes a whole tree, so it must be one that dreamrl made and nothing that is in use."""
+    if out.is_symlink():
+        raise UserError(f"{out} is a link; --overwrite replaces directories only: choose another --out")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out} holds the current directory; --overwrite would delete it: choose another --out")
+    try:
+        found = yaml.safe_load((out / RUN_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict) or "preset" not in found:
+        fix = "delete it yourself or choose another --out"
+        raise UserError(f"{out} was not made by dreamrl (no {RUN_CONFIG} of a run); {fix}")

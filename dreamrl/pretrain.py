@@ -1,0 +1,204 @@
+"""Supervised pretraining on random play: a plain torch loop, and the same loop on Ray Train.
+
+Workers share each update's scenes; gradients are averaged by DistributedDataParallel. The newest complete
+checkpoint on disk is where a run goes on, whoever stopped it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
+from dreamrl.config import RunConfig
+from dreamrl.data import RandomPlay
+from dreamrl.losses import codec_loss, pretrain_loss, touch_all
+from dreamrl.metrics import MetricsWriter
+from dreamrl.model import DreamingReasoningLLM
+from dreamrl.probe import Probe
+from dreamrl.saving import Loaded, new_model, optimizer_tensors, save_pretrained, set_optimizer, set_weights, weights
+from dreamrl.stop import StopRequest
+
+CODEC_SCENES = 64
+"""Scenes whose distinct patches the codec is trained on."""
+CODEC_LR = 3e-3
+CHECKPOINTS = "checkpoints"
+STAGE = "pretrain"
+
+
+class PretrainStep(nn.Module):
+    """The loss as a module's forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: DreamingReasoningLLM, balance_weight: float):
+        """Args: ``model`` to train; ``balance_weight`` of the load-balance loss."""
+        super().__init__()
+        self.model = model
+        self.balance_weight = balance_weight
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :func:`dreamrl.losses.pretrain_loss`."""
+        loss, metrics = pretrain_loss(self.model, batch, self.balance_weight)
+        return loss + touch_all(self.model), metrics
+
+
+def train_codec(loaded: Loaded, data: RandomPlay) -> float:
+    """Train the image codec, then freeze it; returns its last loss. Cheap, so every worker does the same."""
+    model = loaded.model
+    patches = data.patches(CODEC_SCENES)
+    optimizer = torch.optim.Adam(model.codec.parameters(), lr=CODEC_LR)
+    loss = torch.zeros(())
+    for _ in range(loaded.run.pretrain.codec_steps):
+        loss = codec_loss(model, patches)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.codec.requires_grad_(False)
+    model.codec.forget()
+    return float(loss.detach())
+
+
+def learning_rate(run: RunConfig, step: int) -> float:
+    """Warm-up over 30 updates, then cosine decay to 2%."""
+    total = max(1, run.pretrain.steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+    return run.pretrain.lr * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * cosine)
+
+
+def pretrain_loop(
+    run: RunConfig,
+    out: Path,
+    rank: int = 0,
+    workers: int = 1,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Loaded | None:
+    """Pretrain from scratch or from the newest checkpoint under ``out``; rank 0 writes everything.
+
+    Args:
+        run: the settings. out: the run's directory.
+        rank, workers: this process's place among all that train together.
+        wrap: makes the loss module data-parallel.
+        should_stop: asked at every logged update, on all ranks alike; True ends with a checkpoint.
+
+    Returns:
+        the trained model, which rank 0 has saved as ``out/pretrained``; None if it was stopped before.
+    """
+    torch.set_num_threads(1)
+    loaded = new_model(run)
+    model, settings = loaded.model, run.pretrain
+    data = RandomPlay(run, loaded.world, loaded.text, model.codec)
+    found = newest_checkpoint(out / CHECKPOINTS, STAGE)
+    start = 0
+    if found is None:
+        codec_error = train_codec(loaded, data)
+    else:
+        _, tensors, state = found
+        start, codec_error = int(state["step"]), float(state["codec_loss"])
+        set_weights(model, {k: v for k, v in tensors.items() if not k.startswith("optimizer/")}, "checkpoint")
+        model.codec.requires_grad_(False)
+    step_module = wrap(PretrainStep(model, settings.balance_weight))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    if found is not None:
+        set_optimizer(optimizer, found[1])
+    writer = MetricsWriter(out, resume=True) if rank == 0 else None
+    probe = Probe(loaded)
+    if writer is not None:
+        writer.truncate_after(STAGE, start)
+    clock, logged = time.perf_counter(), start
+    for step in range(start, settings.steps):
+        batch = data.batch(step, settings.scenes_per_step, rank, workers)
+        loss, metrics = step_module(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run, step)
+        optimizer.step()
+        done = step + 1
+        last, stopping = done == settings.steps, False
+        if done % LOG_EVERY == 0 or last:
+            stopping = not last and should_stop()
+            seconds = time.perf_counter() - clock
+            values = {f"pretrain/{k}": float(v) for k, v in metrics.items()}
+            values |= {"pretrain/loss/total": float(loss.detach()), "pretrain/loss/codec": codec_error}
+            values |= {"pretrain/grad_norm": float(norm), "pretrain/lr": optimizer.param_groups[0]["lr"]}
+            values["pretrain/scenes_per_second"] = (done - logged) * settings.scenes_per_step / max(seconds, 1e-9)
+            if done % PROBE_EVERY == 0 or last:
+                values |= {f"pretrain/{k}": v for k, v in probe().items()}
+            clock, logged = time.perf_counter(), done
+            if writer is not None:
+                writer.write(done, STAGE, values)
+        if rank == 0 and (done % settings.checkpoint_every == 0 or last or stopping):
+            tensors = weights(model) | optimizer_tensors(optimizer)
+            state = {"step": done, "codec_loss": codec_error, "seed": run.seed}
+            save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", tensors, state)
+        if stopping:
+            return None
+    if rank == 0:
+        save_pretrained(loaded, out / "pretrained")
+        assert writer is not None
+        writer.close()
+    return loaded
+
+
+LOG_EVERY = 10
+PROBE_EVERY = 50
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker."""
+    import ray.train
+    import ray.train.torch
+
+    from dreamrl.settings import from_dict
+
+    context = ray.train.get_context()
+    request = StopRequest(Path(config["out"]))
+
+    def should_stop() -> bool:
+        asked = torch.tensor(float(request.asked))
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(asked, src=0)  # one answer for all ranks
+        return bool(asked)
+
+    pretrain_loop(
+        from_dict(config["run"], "the driver's settings"),
+        Path(config["out"]),
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        wrap=lambda module: ray.train.torch.prepare_model(module, move_to_device=False),
+        should_stop=should_stop,
+    )
+    ray.train.report({"done": 1})
+
+
+def pretrain_on_ray(run: RunConfig, out: Path) -> None:
+    """Run :func:`pretrain_loop` on ``run.pretrain.num_workers`` Ray Train workers; Ray is already up.
+
+    A worker that dies is restarted with its group, up to twice, from the newest checkpoint on disk.
+    """
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as TrainRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from dreamrl.settings import to_dict
+
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"run": to_dict(run), "out": str(out.resolve())},
+        scaling_config=ScalingConfig(
+            num_workers=run.pretrain.num_workers, resources_per_worker={"CPU": 1}, use_gpu=False
+        ),
+        torch_config=TorchConfig(backend="gloo"),
+        run_config=TrainRunConfig(
+            name="train", storage_path=str(out.resolve() / "ray"), failure_config=FailureConfig(max_failures=2)
+        ),
+    )
+    trainer.fit()

@@ -1,0 +1,54 @@
+"""Quick held-out measurements while training, on a fixed batch of random play on validation boards."""
+
+from __future__ import annotations
+
+import torch
+
+from dreamrl.data import RandomPlay
+from dreamrl.losses import dream_rows, happened, prompt_rows
+from dreamrl.nn.moe import expert_usage
+from dreamrl.saving import Loaded
+from envs.world import Split
+
+SCENES = 48
+
+
+class Probe:
+    """Callable that measures the model as it is now; the batch is made at the first call."""
+
+    def __init__(self, loaded: Loaded, scenes: int = SCENES):
+        """Args: ``loaded`` model to watch; ``scenes`` validation boards."""
+        self.loaded = loaded
+        self.scenes = scenes
+        self.batch: dict[str, torch.Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """Shares in [0, 1]: exact next frames, right focus, right answers, right inverse dynamics, expert usage."""
+        model = self.loaded.model
+        if self.batch is None:
+            data = RandomPlay(self.loaded.run, self.loaded.world, self.loaded.text, model.codec, Split.VALIDATION)
+            self.batch = data.batch(0, self.scenes, key=6)
+        batch = self.batch
+        steps = batch["actions"].shape[-1]
+        mask = happened(batch["lengths"], steps)
+        rows = dream_rows(batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], mask)
+        prompt = model.input_tokenizer(batch["text"])
+        generator = model.dream_generator
+        look = generator.look(rows.what, rows.grid, rows.step, rows.slot, prompt_rows(prompt, rows.question))
+        result_logits, _ = generator.imagine(look, rows.what, rows.action)
+        exact = ((result_logits.argmax(-1) == rows.result) | ~look.mask).all(1)
+        reading = model.read(batch["frames"], batch["actions"], batch["beliefs"], batch["lengths"], prompt)
+        answered = model.answer(reading, prompt)
+        right = batch["focus_target"].gather(1, answered.focus.unsqueeze(1))
+        written = [self.loaded.text.decode(t) for t in answered.tokens.tolist()]
+        wanted = [self.loaded.text.decode(t) for t in batch["answer"].tolist()]
+        inverse = model.inverse_dynamics(batch["pair_what"], batch["pair_result"], batch["pair_grid"]).argmax(-1)
+        out = {
+            "exact_frame": float(exact.float().mean()),
+            "focus_accuracy": float(right.float().mean()),
+            "answer_accuracy": sum(a == b for a, b in zip(written, wanted, strict=True)) / len(wanted),
+            "inverse_accuracy": float((inverse == batch["pair_action"]).float().mean()),
+        }
+        usage = expert_usage(look.routing).tolist()
+        return out | {f"expert_usage/{i}": share for i, share in enumerate(usage)}

@@ -1,0 +1,219 @@
+"""The learner: PPO per dream, supervised reading of verified dreams, replay of true transitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from dreamrl.advantages import per_dream_gae
+from dreamrl.config import PPOConfig, RunConfig
+from dreamrl.data import RandomPlay
+from dreamrl.losses import (
+    clipped_policy_loss,
+    dream_rows,
+    happened,
+    prompt_rows,
+    reading_loss,
+    touch_all,
+    world_model_loss,
+)
+from dreamrl.model import DreamingReasoningLLM
+from dreamrl.nn.moe import expert_usage, load_balance_loss
+from dreamrl.policy import ANSWER, DREAM
+from dreamrl.rl.module import TRUTH
+from dreamrl.saving import load_pretrained
+from envs.questions import stream
+
+ADVANTAGES, TARGETS = "dream_advantages", "dream_targets"
+ANSWER_ADVANTAGE, ANSWER_TARGET = "answer_advantage", "answer_target"
+FOCUS_TARGET, ANSWER_TOKENS = "focus_target", "answer_tokens"
+
+
+class EpisodesToBatch(ConnectorV2):
+    """Episodes -> one shuffled train batch with per-dream advantages.
+
+    Does the work of RLlib's default pipeline and GAE in one pass over arrays, without a second forward pass:
+    values were stored when sampling. The order of the rows depends on the seed and the iteration only.
+    """
+
+    def __init__(self, *args, run: RunConfig, start_iteration: int = 0, **kwargs):
+        """Args: ``run``, the settings of the run; ``start_iteration`` it resumes at; the rest as in RLlib."""
+        super().__init__(*args, **kwargs)
+        self.run = run
+        self.calls = start_iteration
+
+    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data=None, metrics=None, **kwargs):
+        """See the class."""
+        rows: dict[str, list] = {}
+        for episode in episodes:
+            for name, value in episode_columns(episode, self.run.ppo).items():
+                rows.setdefault(name, []).append(value)
+        columns = {name: np.concatenate(parts) for name, parts in rows.items()}
+        normalise(columns)
+        order = stream(self.run.seed, 5, self.calls, len(columns["phase_copy"])).permutation(len(columns["phase_copy"]))
+        self.calls += 1
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
+        tensors.pop("phase_copy")
+        flat: dict[str, Any] = {k: v for k, v in tensors.items() if "/" not in k}
+        for group in (Columns.OBS, Columns.ACTIONS):
+            flat[group] = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith(f"{group}/")}
+        return {DEFAULT_MODULE_ID: flat}
+
+
+def episode_columns(episode, ppo: PPOConfig) -> dict[str, np.ndarray]:
+    """The S steps of one episode as arrays, with advantages and targets; works for any env runner's episodes."""
+    steps = len(episode)
+    obs, actions = episode.get_observations(slice(0, steps)), episode.get_actions()
+    infos = episode.get_infos()[1:]
+    last = infos[-1]
+    dream_rewards = np.stack([i["dream_rewards"] for i in infos])
+    answer_rewards = np.array([i["answer_reward"] for i in infos], np.float32)
+    values = np.asarray(episode.get_extra_model_outputs("dream_value"))
+    logp = np.asarray(episode.get_extra_model_outputs("dream_logp"))
+    dreaming = obs["phase"] == DREAM
+    active = (obs["active"] == 1) & dreaming[:, None]
+    advantages, targets = per_dream_gae(dream_rewards, values, active, ppo.gamma, ppo.gae_lambda)
+    answering = obs["phase"] == ANSWER
+    answer_value = np.asarray(episode.get_extra_model_outputs(Columns.VF_PREDS)) * answering
+    repeat = np.ones(steps, np.int64)[:, None]
+    return {
+        **{f"{Columns.OBS}/{k}": np.asarray(v) for k, v in obs.items()},
+        **{f"{Columns.ACTIONS}/{k}": np.asarray(v) for k, v in actions.items()},
+        Columns.ACTION_LOGP: np.asarray(episode.get_extra_model_outputs(Columns.ACTION_LOGP), np.float32),
+        "dream_logp": logp.astype(np.float32),
+        ADVANTAGES: advantages.astype(np.float32),
+        TARGETS: targets.astype(np.float32),
+        ANSWER_ADVANTAGE: ((answer_rewards - answer_value) * answering).astype(np.float32),
+        ANSWER_TARGET: (answer_rewards * answering).astype(np.float32),
+        FOCUS_TARGET: repeat * last["focus_target"].astype(np.int64),
+        ANSWER_TOKENS: repeat * last["answer_tokens"],
+        **{k: np.stack([i[k] for i in infos]) for k in TRUTH},
+        "phase_copy": np.asarray(obs["phase"]),
+    }
+
+
+def normalise(columns: dict[str, np.ndarray]) -> None:
+    """Scale advantages of the active dream steps to mean 0 and variance 1, of the answers to variance 1."""
+    active = (columns[f"{Columns.OBS}/active"] == 1) & (columns["phase_copy"] == DREAM)[:, None]
+    own = columns[ADVANTAGES][active]
+    if own.size:
+        columns[ADVANTAGES] = np.where(active, (columns[ADVANTAGES] - own.mean()) / (own.std() + 1e-6), 0)
+    answers = columns[ANSWER_ADVANTAGE][columns["phase_copy"] == ANSWER]
+    if answers.size:
+        columns[ANSWER_ADVANTAGE] = columns[ANSWER_ADVANTAGE] / (answers.std() + 1e-2)
+
+
+class DreamPPOLearner(PPOTorchLearner):
+    """PPO whose ratio, advantage and value belong to one dream; plus what keeps the world model true.
+
+    ``config.learner_config_dict`` holds ``model_dir`` (its codec codes the replay) and ``start_iteration``.
+    """
+
+    def build(self) -> None:
+        """Also prepare the replay of random play, coded by the frozen codec."""
+        super().build()
+        extra = self.config.learner_config_dict
+        loaded = load_pretrained(Path(extra["model_dir"]))
+        self.run: RunConfig = loaded.run
+        self.start_iteration = int(extra["start_iteration"])
+        self.replay = RandomPlay(self.run, loaded.world, loaded.text, loaded.model.codec)
+        self.rank = int(getattr(self, "_learner_index", 0) or 0)
+        self.replayed = 0
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Set the learning rate: short warm-up, then linear decay to a tenth over the run."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        ppo = self.run.ppo
+        done = self.start_iteration + self._weights_seq_no
+        share = min(1.0, done / max(1, ppo.iterations))
+        lr = ppo.lr * (1 - 0.9 * share) * min(1.0, (done + 1) / WARM_UP)
+        for optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID):
+            self._set_optimizer_lr(optimizer[1], lr)
+
+    def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> Tensor:
+        """PPO on dreams and answers + reading loss + replay; see :mod:`dreamrl.losses`."""
+        model: DreamingReasoningLLM = self.module[module_id].unwrapped().model
+        ppo = self.run.ppo
+        loss, metrics = policy_losses(ppo, batch, fwd_out)
+        answers = fwd_out["answers"]
+        if answers is not None:
+            read = self._reading(model, batch, fwd_out)
+            loss = loss + ppo.answer_weight * sum(read.values())
+        replay, replay_metrics = self._replay(model)
+        loss = loss + ppo.replay_weight * replay
+        metrics |= replay_metrics
+        loss = loss + touch_all(model)
+        self.metrics.log_dict({k: v.detach().item() for k, v in metrics.items()}, key=module_id, window=METRIC_WINDOW)
+        return loss
+
+    def _reading(self, model: DreamingReasoningLLM, batch: dict, fwd_out: dict) -> dict[str, Tensor]:
+        question = fwd_out["answers"].question
+        obs = batch[Columns.OBS]
+        sub = {k: obs[k].long()[question] for k in ("frames", "actions", "beliefs", "lengths")}
+        sub |= {"focus_target": batch[FOCUS_TARGET][question], "answer": batch[ANSWER_TOKENS][question]}
+        return reading_loss(model, sub, prompt_rows(fwd_out["prompt"], question))[0]
+
+    def _replay(self, model: DreamingReasoningLLM) -> tuple[Tensor, dict[str, Tensor]]:
+        """World-model and reading loss on fresh random play."""
+        ppo, workers = self.run.ppo, max(1, self.config.num_learners)
+        index = (self.start_iteration + self._weights_seq_no) * 100_003 + self.replayed % 100_003
+        batch = self.replay.batch(index, ppo.replay_scenes, self.rank, workers, key=4)
+        self.replayed += 1
+        steps = batch["actions"].shape[-1]
+        rows = dream_rows(
+            batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], happened(batch["lengths"], steps)
+        )
+        prompt = model.input_tokenizer(batch["text"])
+        losses, _ = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
+        read, _ = reading_loss(model, batch, prompt)
+        return losses["frame"] + losses["belief"] + ppo.answer_weight * (read["focus"] + read["answer"]), {
+            "replay_frame_loss": losses["frame"]
+        }
+
+
+WARM_UP = 5
+"""Iterations over which the learning rate rises: Adam's first steps are large and blur the world model."""
+METRIC_WINDOW = 32
+"""Minibatches over which learner metrics are averaged."""
+
+
+def policy_losses(ppo: PPOConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO terms of the dreams and the answers in one minibatch, and their metrics."""
+    metrics: dict[str, Tensor] = {}
+    loss = torch.zeros(())
+    dreams, answers = fwd_out["dreams"], fwd_out["answers"]
+    if dreams is not None:
+        at = (dreams.question, dreams.dream)
+        policy_loss, ratio = clipped_policy_loss(dreams.logp, batch["dream_logp"][at], batch[ADVANTAGES][at], ppo.clip)
+        targets = batch[TARGETS][at]
+        value_loss = F.mse_loss(dreams.value, targets)
+        balance = load_balance_loss(dreams.routing)
+        entropy = dreams.entropy.mean()
+        world = dreams.frame_loss.mean() + dreams.belief_loss.mean()
+        loss = ppo.replay_weight * world + policy_loss + ppo.value_weight * value_loss - ppo.entropy_weight * entropy + BALANCE_WEIGHT * balance
+        usage = expert_usage(dreams.routing)
+        explained = 1 - (targets - dreams.value).var() / targets.var().clamp(min=1e-6)
+        metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "balance": balance, "world_loss": world}
+        metrics |= ratio | {"explained_variance": explained, "max_vio": usage.max() * len(usage) - 1}
+        metrics |= {f"expert_usage/{i}": share for i, share in enumerate(usage)}
+    if answers is not None:
+        q = answers.question
+        advantages = batch[ANSWER_ADVANTAGE][q]
+        policy_loss, _ = clipped_policy_loss(answers.logp, batch[Columns.ACTION_LOGP][q], advantages, ppo.clip)
+        value_loss = F.mse_loss(answers.value, batch[ANSWER_TARGET][q])
+        loss = loss + ANSWER_SHARE * (policy_loss + ppo.value_weight * value_loss)
+    return loss, metrics
+
+
+BALANCE_WEIGHT = 0.01
+ANSWER_SHARE = 0.25
+"""Weight of an answer's PPO terms against a dream step's: there is one answer to many dream steps."""

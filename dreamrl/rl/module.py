@@ -1,0 +1,87 @@
+"""The model as an RLlib module: observations in, actions with their log-probabilities and values out.
+
+It computes log-probabilities itself, because one action has parts for several dreams and two phases, each
+with its own advantage. No logits leave it: with an image code book they would be the largest thing shipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+
+from dreamrl import policy
+from dreamrl.saving import load_pretrained
+
+DREAM_LOGP, DREAM_VALUE = "dream_logp", "dream_value"
+"""Extra columns (N,): of each dream's own part of the action, and its value."""
+TRUTH = ("true_result", "true_belief", "sound")
+"""Train columns: what the simulator showed, see ``ReasoningBatch.step_info``."""
+UNIFORM = "uniform"
+"""Optional input column (K, N, P + 2): the random numbers to sample dreams with."""
+UNIFORM_ANSWER = "uniform_answer"
+"""Optional input column (K, L + 1): the random numbers to sample answers with."""
+
+
+class DreamRLModule(TorchRLModule, ValueFunctionAPI):
+    """Wraps :class:`dreamrl.model.DreamingReasoningLLM`; ``model_config`` holds ``model_dir`` and ``seed``."""
+
+    def setup(self):
+        """Load the model; what judges the dreams (codec, inverse dynamics) is not trained."""
+        loaded = load_pretrained(Path(self.model_config["model_dir"]))
+        self.model = loaded.model
+        self.model.codec.requires_grad_(False)
+        self.model.inverse_dynamics.requires_grad_(False)
+        self.generator = torch.Generator().manual_seed(int(self.model_config["seed"]))
+
+    def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        """Sample dreams and answers; greedy answers and dreams are ``dreamrl.evaluate``'s business."""
+        obs = batch[Columns.OBS]
+        uniform = batch.get(UNIFORM)
+        if uniform is None:
+            shape = (*obs["actions"].shape[:2], obs["frames"].shape[-1] + 2)
+            uniform = torch.rand(shape, generator=self.generator)
+        answer_uniform = batch.get(UNIFORM_ANSWER)
+        if answer_uniform is None:
+            shape = (len(obs["text"]), self.model.config.max_answer_tokens + 1)
+            answer_uniform = torch.rand(shape, generator=self.generator)
+        with torch.no_grad():
+            prompt = self.model.input_tokenizer(obs["text"].long())
+            action = policy.empty_action(obs, self.model.config.max_answer_tokens)
+            dreams = policy.dream(self.model, obs, prompt, action, uniform)
+            answers = policy.answer(self.model, obs, prompt, action, answer_uniform, sample=True)
+        logp = torch.zeros(obs["active"].shape)
+        value = torch.zeros(obs["active"].shape)
+        answer_logp, answer_value = torch.zeros(len(logp)), torch.zeros(len(logp))
+        if dreams is not None:
+            logp[dreams.question, dreams.dream] = dreams.logp
+            value[dreams.question, dreams.dream] = dreams.value
+        if answers is not None:
+            answer_logp[answers.question] = answers.logp
+            answer_value[answers.question] = answers.value
+        return {
+            Columns.ACTIONS: action,
+            Columns.ACTION_LOGP: logp.sum(1) + answer_logp,
+            Columns.VF_PREDS: value.sum(1) + answer_value,
+            DREAM_LOGP: logp,
+            DREAM_VALUE: value,
+        }
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        """Score the actions that were taken: ``dreams`` and ``answers`` of :mod:`dreamrl.policy`, and the prompt."""
+        obs, action = batch[Columns.OBS], batch[Columns.ACTIONS]
+        prompt = self.model.input_tokenizer(obs["text"].long())
+        truth = {k: batch[k] for k in TRUTH}
+        return {
+            "prompt": prompt,
+            "dreams": policy.dream(self.model, obs, prompt, action, truth=truth),
+            "answers": policy.answer(self.model, obs, prompt, action),
+        }
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any | None = None) -> torch.Tensor:
+        """(K,) values of whole steps, as in ``VF_PREDS``; training uses the values stored when sampling."""
+        return self._forward(batch)[Columns.VF_PREDS]

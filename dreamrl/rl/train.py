@@ -1,0 +1,210 @@
+"""PPO in dreams, end to end: build the algorithm, iterate, log, checkpoint, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.ppo import PPOConfig as RLlibPPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_env
+from torch import Tensor
+
+from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
+from dreamrl.config import RunConfig
+from dreamrl.judge import Judge
+from dreamrl.metrics import MetricsWriter
+from dreamrl.probe import Probe
+from dreamrl.rl.env_runner import DreamEnvRunner
+from dreamrl.rl.learner import DreamPPOLearner, EpisodesToBatch
+from dreamrl.rl.module import DreamRLModule
+from dreamrl.saving import (
+    Loaded,
+    load_pretrained,
+    optimizer_tensors,
+    save_pretrained,
+    set_optimizer,
+    set_weights,
+    weights,
+)
+from dreamrl.stop import StopRequest
+from envs.reasoning_env import ReasoningEnv
+
+STAGE = "ppo"
+ENV_NAME = "dreamrl-reasoning"
+PROBE_EVERY = 5
+
+
+def make_env(env_config: dict[str, Any]) -> ReasoningEnv:
+    """The environment that RLlib makes; ``env_config["model_dir"]`` holds the frozen judge."""
+    loaded = load_pretrained(Path(env_config["model_dir"]))
+    return ReasoningEnv(loaded.run, loaded.world, loaded.text, Judge(loaded.model))
+
+
+def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) -> RLlibPPOConfig:
+    """RLlib's settings for ``run``; every process starts from the weights in ``model_dir``."""
+    register_env(ENV_NAME, make_env)
+    ppo = run.ppo
+    where = {"model_dir": str(model_dir.resolve()), "start_iteration": start_iteration}
+    config = RLlibPPOConfig()
+    config.environment(ENV_NAME, env_config=where)
+    config.env_runners(
+        env_runner_cls=DreamEnvRunner,
+        num_env_runners=ppo.num_env_runners,
+        num_envs_per_env_runner=1,
+        batch_mode="complete_episodes",
+        episodes_to_numpy=True,
+    )
+    config.learners(num_learners=ppo.num_learners, num_cpus_per_learner=1 if ppo.num_learners else "auto")
+    config.training(
+        learner_class=DreamPPOLearner,
+        learner_connector=lambda *_: EpisodesToBatch(run=run, start_iteration=start_iteration),
+        learner_config_dict=where,
+        add_default_connectors_to_learner_pipeline=False,
+        # Reached by one round of sampling, whose episodes have at least two steps each: never a second round.
+        train_batch_size_per_learner=ppo.smallest_shard,
+        minibatch_size=ppo.minibatch_size,
+        num_epochs=ppo.epochs,
+        shuffle_batch_per_epoch=False,
+        lr=ppo.lr,
+        gamma=ppo.gamma,
+        lambda_=ppo.gae_lambda,
+        clip_param=ppo.clip,
+        grad_clip=ppo.grad_clip,
+        grad_clip_by="global_norm",
+        use_kl_loss=False,
+    )
+    config.rl_module(rl_module_spec=RLModuleSpec(module_class=DreamRLModule, model_config={**where, "seed": run.seed}))
+    config.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1)
+    config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
+    config.debugging(seed=run.seed, log_level="ERROR")
+    return config
+
+
+def _learner_state(learner: DreamPPOLearner) -> dict[str, Tensor]:
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    optimizer = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1]
+    state = weights(module.model) | optimizer_tensors(optimizer)
+    return {name: tensor.cpu().clone() for name, tensor in state.items()}
+
+
+def learner_tensors(algorithm: Algorithm) -> dict[str, Tensor]:
+    """Weights and optimizer state of the first learner (all hold the same)."""
+    results = algorithm.learner_group.foreach_learner(_learner_state)
+    return next(iter(results)).get()
+
+
+def model_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights among a checkpoint's tensors."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
+
+
+def restore_learners(algorithm: Algorithm, tensors: dict[str, Tensor]) -> None:
+    """Put a checkpoint into every learner, and its weights into every env runner."""
+
+    def restore(learner: DreamPPOLearner) -> None:
+        module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+        set_weights(module.model, model_part(tensors), "checkpoint")
+        set_optimizer(learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1], tensors)
+
+    algorithm.learner_group.foreach_learner(restore)
+    assert algorithm.env_runner_group is not None
+    algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group, inference_only=True)
+
+
+def ppo_on_ray(
+    run: RunConfig,
+    out: Path,
+    model_dir: Path,
+    progress: Callable[..., None] = lambda **_: None,
+    stop: StopRequest | None = None,
+) -> Loaded | None:
+    """Train ``run.ppo.iterations`` from the model in ``model_dir`` or the newest checkpoint under ``out``.
+
+    Args:
+        run: settings. out: the run's directory. model_dir: the pretrained model, also the frozen judge.
+        progress: called after every iteration with the metrics to show.
+        stop: asked after every iteration; when it says so, a checkpoint is written and None returned.
+
+    Returns:
+        the trained model, saved as ``out/model``.
+    """
+    torch.set_num_threads(1)
+    found = newest_checkpoint(out / "checkpoints", STAGE)
+    counts = {"iteration": 0, "episodes": 0, "env_steps": 0}
+    if found is not None:
+        counts = {name: int(found[2][name]) for name in counts}
+    algorithm = algorithm_config(run, model_dir, counts["iteration"]).build_algo()
+    loaded = load_pretrained(model_dir)
+    probe = Probe(loaded)
+    writer = MetricsWriter(out, resume=True)
+    try:
+        if found is not None:
+            restore_learners(algorithm, found[1])
+        writer.truncate_after(STAGE, counts["iteration"])
+        while counts["iteration"] < run.ppo.iterations:
+            started = time.perf_counter()
+            result = algorithm.train()
+            counts["iteration"] += 1
+            done = counts["iteration"]
+            values = iteration_metrics(result, time.perf_counter() - started)
+            counts["episodes"] += run.ppo.questions_per_iteration
+            counts["env_steps"] += int(values.pop("steps"))
+            values |= {"ppo/episodes": counts["episodes"], "ppo/env_steps": counts["env_steps"]}
+            stopping = stop is not None and stop.asked
+            save = stopping or done == run.ppo.iterations or done % run.ppo.checkpoint_every == 0
+            if save or done % PROBE_EVERY == 0:
+                tensors = learner_tensors(algorithm)
+                set_weights(loaded.model, model_part(tensors), "learner")
+                values["ppo/replay_exact_frame"] = probe()["exact_frame"]
+                if save:
+                    state = counts | {"seed": run.seed}
+                    save_checkpoint(out / "checkpoints", f"{STAGE}-{done:08d}", tensors, state)
+            writer.write(done, STAGE, values)
+            progress(step=done, **values)
+            if stopping:
+                return None
+        set_weights(loaded.model, model_part(learner_tensors(algorithm)), "learner")
+        save_pretrained(loaded, out / "model")
+    finally:
+        writer.close()
+        algorithm.stop()
+    return loaded
+
+
+def iteration_metrics(result: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Our names for what RLlib reports of one iteration; ``steps`` is the number of env steps in it."""
+    runners, learner = result["env_runners"], result["learners"][DEFAULT_MODULE_ID]
+    values = {f"ppo/{k}": float(v) for k, v in runners["reward_parts"].items()}
+    names = set(LEARNER_METRICS) | {k for k in learner if k.startswith("expert_usage/")}
+    values |= {f"ppo/{k}": float(learner[k]) for k in names if k in learner and np.isscalar(learner[k])}
+    values["ppo/dream_return"] = float(runners["episode_return_mean"])
+    values["ppo/grad_norm"] = float(learner.get("gradients_default_optimizer_global_norm", np.nan))
+    values["ppo/lr"] = float(learner.get("default_optimizer_learning_rate", np.nan))
+    steps = float(runners["num_env_steps_sampled"])
+    timers = result["timers"]
+    values["ppo/time/sample"] = float(timers["env_runner_sampling_timer"])
+    values["ppo/time/learn"] = float(timers["learner_update_timer"])
+    values["ppo/env_steps_per_second"] = steps / seconds
+    return values | {"steps": steps}
+
+
+LEARNER_METRICS = (
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "approx_kl",
+    "clip_fraction",
+    "max_ratio_error",
+    "explained_variance",
+    "balance",
+    "max_vio",
+    "replay_frame_loss",
+    "world_loss",
+)

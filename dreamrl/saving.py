@@ -1,0 +1,98 @@
+"""Models on disk: a directory with config.json, model.safetensors and tokenizer.json, nothing executable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dreamrl.checkpoint import load_model_files, save_model
+from dreamrl.config import RunConfig
+from dreamrl.errors import UserError
+from dreamrl.model import DreamingReasoningLLM
+from dreamrl.nn.text import TextTokenizer
+from dreamrl.settings import from_dict, to_dict
+from envs.registry import make_world
+from envs.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model with everything that it needs to be used."""
+
+    run: RunConfig
+    world: World
+    text: TextTokenizer
+    model: DreamingReasoningLLM
+
+
+def new_model(run: RunConfig) -> Loaded:
+    """An untrained model for ``run``; its weights depend on the seed only."""
+    world = make_world(run.world.name, patch_size=run.model.patch_size)
+    text = TextTokenizer.train(world.corpus())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
+    return Loaded(run=run, world=world, text=text, model=model.eval())
+
+
+def weights(model: DreamingReasoningLLM) -> dict[str, Tensor]:
+    """Every parameter once, under its first name; tables that parts share are not repeated."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def set_weights(model: DreamingReasoningLLM, state: dict[str, Tensor], origin: str) -> None:
+    """Copy ``state`` into ``model``; a wrong name or shape is one clear error."""
+    own = dict(model.named_parameters())
+    for name in sorted(set(own) ^ set(state)):
+        what = "lacks" if name in own else "has an unknown"
+        raise UserError(f'{origin} {what} weight "{name}": it does not belong to this config')
+    for name, parameter in own.items():
+        if parameter.shape != state[name].shape:
+            raise UserError(f'{origin}: "{name}" has shape {list(state[name].shape)}, need {list(parameter.shape)}')
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+    model.codec.forget()  # cached codes belong to the old weights
+
+
+def save_pretrained(loaded: Loaded, directory: Path) -> None:
+    """Write ``loaded`` as a model directory, atomically."""
+    config = {
+        "run": to_dict(loaded.run),
+        "vocab_size": loaded.text.vocab_size,
+        "actions": list(loaded.world.actions),
+    }
+    save_model(directory, weights(loaded.model), config, loaded.text.save)
+
+
+def load_pretrained(directory: Path) -> Loaded:
+    """Read a model directory; every way in which it can be wrong is one :class:`UserError`."""
+    config, state = load_model_files(directory)
+    run = from_dict(config["run"], f"{directory}/config.json")
+    world = make_world(run.world.name, patch_size=run.model.patch_size)
+    try:
+        text = TextTokenizer.load(directory / "tokenizer.json")
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(f"{directory}/tokenizer.json is not a tokenizer: {error}") from error
+    model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
+    set_weights(model, state, str(directory / "model.safetensors"))
+    return Loaded(run=run, world=world, text=text, model=model.eval())
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's per-parameter state as flat named tensors, e.g. ``optimizer/3/exp_avg``."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer/{i}/{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+
+
+def set_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Inverse of :func:`optimizer_tensors`; hyperparameters stay as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor.clone()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,1 @@
+"""Worlds and the Gymnasium environment that scores dreams about them."""

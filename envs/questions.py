@@ -1,0 +1,38 @@
+"""Questions drawn for training, and what the simulator says of the dreams that try to answer them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dreamrl.rewards import answer_correctness, potential
+from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, random_play
+
+
+def stream(*key: int) -> np.random.Generator:
+    """An independent random stream for each key."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def draw_question(world: World, scene: Scene, predict: bool, length: int, rng: np.random.Generator) -> Question:
+    """A PLAN question, or a PREDICT question about 1 to ``length`` random moves (none after the end)."""
+    if not predict:
+        return world.ask(scene, QuestionKind.PLAN, rng)
+    moves = random_play(scene, len(world.actions), int(rng.integers(1, length + 1)), rng).actions
+    return world.ask(scene, QuestionKind.PREDICT, rng, moves)
+
+
+def potentials(question: Question, rollout: Rollout, length: int) -> list[float]:
+    """Phi after each of 0, 1, ... actions; for PREDICT the distance is the number of asked moves left."""
+    if question.kind is QuestionKind.PLAN:
+        return [potential(question.scene.distance(s), length) for s in rollout.states]
+    on_script = [rollout.actions[:t] == question.script[:t] for t in range(len(rollout.states))]
+    return [potential(len(question.script) - t if ok else None, length) for t, ok in enumerate(on_script)]
+
+
+def rollout_correctness(question: Question, rollout: Rollout) -> float:
+    """What the verifier pays for a dream with these true consequences, were it the answer."""
+    if question.kind is QuestionKind.PREDICT:
+        return answer_correctness(rollout.actions == question.script, False)
+    optimal = question.scene.distance(question.scene.start)
+    success = rollout.outcome is Outcome.SUCCESS and len(set(rollout.states)) == len(rollout.states)
+    return answer_correctness(success and len(rollout.actions) == optimal, success)

@@ -1,0 +1,78 @@
+"""Fixtures of the command line's tests: hand-written stand-ins for the work, and directories to work on."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from dreamrl.checkpoint import save_model
+from dreamrl.cli import main
+from dreamrl.settings import load_settings, write_yaml
+
+
+class Work:
+    """Stands in for the modules that do the work; keeps the arguments of each call, and raises or answers at will."""
+
+    def __init__(self):
+        self.calls = []
+        self.answer = {}
+        self.error = None
+
+    def __call__(self, *args):
+        self.calls.append(args)
+        if self.error:
+            raise self.error
+        return self.answer
+
+
+@pytest.fixture
+def fake_work(monkeypatch, tmp_path):
+    work = Work()
+    for module, function in (("run", "train"), ("evaluate", "evaluate_command"), ("generate", "generate_command")):
+        fake = types.ModuleType(f"dreamrl.{module}")
+        setattr(fake, function, work)
+        monkeypatch.setitem(sys.modules, f"dreamrl.{module}", fake)
+    monkeypatch.chdir(tmp_path)
+    return work
+
+
+@pytest.fixture
+def saved_model(tmp_path):
+    save_model(tmp_path / "model", {"w": torch.ones(2)}, {}, lambda path: path.write_text("{}") and None)
+    return tmp_path / "model"
+
+
+def tree(root):
+    """Every path under ``root`` with its content."""
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))}
+
+
+@pytest.fixture
+def make_run():
+    """Makes a directory that a run could have left."""
+
+    def make(directory, seed=5):
+        directory.mkdir(parents=True)
+        write_yaml(load_settings("nano", None, ["ppo.lr=5e-4"], seed), directory / "config.yaml")
+        (directory / "metrics.jsonl").write_text("{}\n")
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """The one line that a command is refused with; fails if anything else was printed or any file changed."""
+
+    def refuse(*argv):
+        before = tree(tmp_path)
+        assert main(argv) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("dreamrl: error: ")
+        assert captured.err.count("\n") == 1
+        assert tree(tmp_path) == before
+        return captured.err.removeprefix("dreamrl: error: ").removesuffix("\n")
+
+    return refuse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,22 +40,18 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
     import ray
+    import ray.rllib
+    import ray.train  # both set up loggers of their own when imported
 
-    log = logging.FileHandler(out / "ray.log", delay=True)
-    for name in ("ray", "ray.rllib", "ray.train", "ray.tune", "ray.data"):
+    log = logging.FileHandler(out / LOG_FILE)
+    for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "ray"]:
         logger = logging.getLogger(name)
-        logger.handlers = [log]
-        logger.propagate = False
+        logger.handlers = [log] if name == "ray" else []
+        logger.propagate = name != "ray"
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
-        if address == "local":
-            cpus = max(os.cpu_count() or 1, cpus_needed(run))
-            memory = 200 * 1024**2
-            ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=memory, **options
-            )
-        else:
-            ray.init(address=address, **options)
+        with stderr_to(out / LOG_FILE):
+            _connect(ray, run, address, options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
@@ -64,4 +61,42 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with stderr_to(out / LOG_FILE):
+            ray.shutdown()
+        log.close()
+
+
+LOG_FILE = "ray.log"
+
+
+def _connect(ray, run: RunConfig, address: str, options: dict) -> None:
+    if address == "local":
+        cpus = max(os.cpu_count() or 1, cpus_needed(run))
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **options,
+        )
+    else:
+        ray.init(address=address, **options)
+
+
+OBJECT_STORE_BYTES = 200 * 1024**2
+"""Room for episodes on their way to the learners; a few MB are used."""
+
+
+@contextmanager
+def stderr_to(path: Path) -> Iterator[None]:
+    """Send what this process and its C++ parts write to stderr into ``path`` for a while."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -134,11 +134,11 @@ class PretrainConfig:
 
     codec_steps: int = 300
     """Updates of the image codec before everything else (it is frozen afterwards)."""
-    steps: int = 700
+    steps: int = 300
     """Updates of the world model, inverse dynamics, graph reasoner and decoder."""
     scenes_per_step: int = 48
     """Scenes per update, over all workers; each gives num_dream_sequences rollouts of random play."""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Peak learning rate of AdamW, cosine decay after a short warm-up."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
@@ -195,7 +195,7 @@ class RewardConfig:
 class PPOConfig:
     """PPO (Schulman et al. 2017) in dreams, on RLlib."""
 
-    iterations: int = 60
+    iterations: int = 36
     """Updates; each samples questions_per_iteration new questions."""
     questions_per_iteration: int = 256
     """Episodes per update, over all env runners."""
@@ -219,7 +219,7 @@ class PPOConfig:
     """Weight of the action entropy bonus."""
     replay_weight: float = 1.0
     """Weight of the supervised loss on replayed true transitions."""
-    replay_scenes: int = 8
+    replay_scenes: int = 4
     """Scenes of random play replayed per gradient step."""
     answer_weight: float = 0.5
     """Weight of the supervised loss on what the verified dreams of a question support."""

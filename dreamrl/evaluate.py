@@ -14,6 +14,7 @@ from dreamrl.imagine import Imagined, answer, imagine
 from dreamrl.judge import Judge
 from dreamrl.saving import Loaded, load_pretrained
 from dreamrl.statistics import bootstrap_interval
+from dreamrl.terminal import StageProgress
 from envs.questions import stream
 from envs.registry import make_world
 from envs.world import Question, QuestionKind, Scene, Split, Verdict, World, random_play
@@ -87,9 +88,7 @@ def evaluate(
         progress(first + len(chunk))
     seconds = time.perf_counter() - started
     return {
-        n: Result(
-            questions=questions, verdicts=verdicts[n], exact_frame=float(np.mean(exact[n])), seconds=seconds
-        )
+        n: Result(questions=questions, verdicts=verdicts[n], exact_frame=float(np.mean(exact[n])), seconds=seconds)
         for n in counts
     }
 
@@ -112,7 +111,6 @@ def evaluate_command(
     seed: int,
     sizes: tuple[int, ...],
     dreams: int,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """What ``dreamrl eval`` prints."""
     loaded = load_pretrained(model_dir)
@@ -122,7 +120,8 @@ def evaluate_command(
     else:
         rng = stream(seed, 8)
         questions = [scenes_of.ask(scenes_of.scene(item), QuestionKind.PLAN, rng) for item in items]
-    result = evaluate(loaded, questions, [dreams], seed, progress=progress)[dreams]
+    with StageProgress("eval", len(questions)) as bar:
+        result = evaluate(loaded, questions, [dreams], seed, progress=lambda done: bar.advance(done - bar.done))[dreams]
     return summarise(result, dreams, loaded.run.eval.bootstrap)
 
 
@@ -145,6 +144,6 @@ def summarise(result: Result, dreams: int, resamples: int) -> dict[str, Any]:
 
 
 def side_name(scene: Scene) -> str:
-    """ "3" for a square board of three cells a side, "3x4" otherwise."""
+    """A square board by its side, as in "3"; others as in "3x4"."""
     rows, columns = scene.grid
     return str(rows) if rows == columns else f"{rows}x{columns}"

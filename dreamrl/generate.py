@@ -103,9 +103,7 @@ def _question(
     return question, warnings
 
 
-def to_dreams(
-    loaded: Loaded, imagined: Imagined, index: int, answers: Answers | None, checked: bool
-) -> list[Dream]:
+def to_dreams(loaded: Loaded, imagined: Imagined, index: int, answers: Answers | None, checked: bool) -> list[Dream]:
     """The dreams of question ``index`` as pictures, beside what the simulator shows for the same actions."""
     batch, codec = imagined.batch, loaded.model.codec
     scene = batch.questions[index].scene
@@ -113,7 +111,9 @@ def to_dreams(
     out = []
     for n in range(batch.dreams):
         steps = int(batch.lengths[index, n])
-        pictures = [codec.decode(batch.frames[index, n, t, :size].astype(np.int64), scene.grid) for t in range(steps + 1)]
+        pictures = [
+            codec.decode(batch.frames[index, n, t, :size].astype(np.int64), scene.grid) for t in range(steps + 1)
+        ]
         triplets = tuple(
             Triplet(
                 what=pictures[t],

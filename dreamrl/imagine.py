@@ -63,8 +63,11 @@ def imagine(
     """Imagine ``dreams`` dreams of every question.
 
     Args:
-        loaded: the model. questions: what to dream about. dreams: N.
-        seed: of the sampled dreams. temperature: of their actions.
+        loaded: the model.
+        questions: what to dream about.
+        dreams: N.
+        seed: of the sampled dreams.
+        temperature: of their actions.
         judge: scores the dreams; by default made of the model itself.
         first: number of the first question, for the random streams.
         on_step: called after each step with the dreams so far.
@@ -112,7 +115,8 @@ def answer(loaded: Loaded, imagined: Imagined, dreams: int) -> Answers:
     """Answer every question from the first ``dreams`` dreams, greedily."""
     batch, prompt = imagined.batch, imagined.prompt
     arrays = (batch.frames, batch.actions, batch.beliefs, batch.lengths)
-    reading = loaded.model.read(*(torch.from_numpy(a[:, :dreams].astype(np.int64)) for a in arrays), prompt)
+    frames, actions, beliefs, lengths = (torch.from_numpy(a[:, :dreams].astype(np.int64)) for a in arrays)
+    reading = loaded.model.read(frames, actions, beliefs, lengths, prompt)
     out = loaded.model.answer(reading, prompt)
     return Answers(
         texts=[loaded.text.decode(tokens) for tokens in out.tokens.tolist()],

@@ -56,9 +56,7 @@ def prompt_rows(prompt: Prompt, question: Tensor) -> Prompt:
     return Prompt(*(part[question] for part in prompt))
 
 
-def world_model_loss(
-    model: DreamingReasoningLLM, rows: Rows, prompt: Prompt
-) -> tuple[dict[str, Tensor], Look]:
+def world_model_loss(model: DreamingReasoningLLM, rows: Rows, prompt: Prompt) -> tuple[dict[str, Tensor], Look]:
     """Next picture and belief on true transitions: losses by name, and what the generator saw."""
     generator = model.dream_generator
     look = generator.look(rows.what, rows.grid, rows.step, rows.slot, prompt)
@@ -87,13 +85,15 @@ def reading_loss(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Choose the right dream and write what it supports.
 
-    Uses ``focus_target`` (Q, N + 1), True for every choice that is right (ties are all right), and ``answer``
-    (Q, L) tokens; questions whose answer is all padding are left out.
+    Uses ``focus_target`` (Q, n + 1), True for every choice that is right (ties are all right), and ``answer``
+    (Q, L) tokens; questions whose answer is all padding are left out. Only the first n dreams are read.
 
     Returns:
         losses by name, and (Q,) the predicted value of each question's answer.
     """
-    reading = model.read(batch["frames"], batch["actions"], batch["beliefs"], batch["lengths"], prompt)
+    count = batch["focus_target"].shape[1] - 1
+    frames, actions, beliefs, lengths = (batch[k][:, :count] for k in ("frames", "actions", "beliefs", "lengths"))
+    reading = model.read(frames, actions, beliefs, lengths, prompt)
     asked = (batch["answer"] != PAD).any(1)
     right = batch["focus_target"].float()
     logp = reading.focus_logits.log_softmax(-1)
@@ -106,8 +106,7 @@ def reading_loss(
     logits = model.output_decoder(torch.cat([begin, targets[:, :-1]], dim=1), memory, memory_mask)
     tokens = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     token_loss = (tokens * (targets != PAD)).sum() / (targets != PAD).sum().clamp(min=1)
-    count = asked.sum().clamp(min=1)
-    return {"focus": (focus_loss * asked).sum() / count, "answer": token_loss}, reading.value
+    return {"focus": (focus_loss * asked).sum() / asked.sum().clamp(min=1), "answer": token_loss}, reading.value
 
 
 def pretrain_loss(

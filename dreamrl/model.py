@@ -9,8 +9,10 @@ as an argument: the same numbers give the same dreams, whatever else is in the b
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,10 @@ from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.moe import Routing
 from dreamrl.nn.output_decoder import OutputDecoder
 from dreamrl.nn.text import BOS, EOS, PAD
+
+if TYPE_CHECKING:
+    from dreamrl.saving import Loaded
+    from envs.world import Scene
 
 
 class DreamStep(NamedTuple):
@@ -68,12 +74,51 @@ class DreamingReasoningLLM(nn.Module):
         self.vocab_size = vocab_size
         self.num_actions = num_actions
         dim, heads = config.embedding_dim, config.num_heads
+        self.loaded: Loaded | None = None
         self.codec = ImageCodec(config.patch_size, config.code_levels, config.codec_hidden)
         self.input_tokenizer = InputTokenizer(vocab_size, config.num_codes, dim, heads)
         self.dream_generator = DreamGenerator(config, num_actions, self.input_tokenizer)
         self.inverse_dynamics = InverseDynamics(config, num_actions)
         self.graph_reasoner = GraphReasoner(config, num_actions, self.input_tokenizer)
         self.output_decoder = OutputDecoder(config, self.input_tokenizer)
+
+    @classmethod
+    def load_pretrained(cls, directory: str | Path) -> DreamingReasoningLLM:
+        """The model saved in ``directory``, ready to :meth:`generate`; UserError if there is no sound one."""
+        from dreamrl.saving import load_pretrained
+
+        return load_pretrained(Path(directory)).model
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the model as a directory (config.json, model.safetensors, tokenizer.json), atomically."""
+        from dreamrl.saving import save_pretrained
+
+        save_pretrained(self._assets(), Path(directory))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        scene: Scene | None = None,
+        picture: np.ndarray | None = None,
+        num_dreams: int | None = None,
+        seed: int = 0,
+        return_dreams: bool = False,
+        watch_dreams: bool = False,
+    ) -> dict[str, Any]:
+        """Answer ``prompt``; see :func:`dreamrl.generate.generate` for the arguments and the result.
+
+        ``return_dreams`` adds the dreams as pictures, ``watch_dreams`` draws them in the terminal as they come.
+        """
+        from dreamrl.generate import generate
+
+        result = generate(self._assets(), prompt, scene, picture, num_dreams, seed, watch_dreams)
+        return result if return_dreams else {k: v for k, v in result.items() if k != "dreams"}
+
+    def _assets(self) -> Loaded:
+        if self.loaded is None:
+            raise ValueError("this model has no tokenizer and world; make it with load_pretrained or saving.new_model")
+        return self.loaded
 
     @property
     def pad_code(self) -> int:
@@ -96,7 +141,9 @@ class DreamingReasoningLLM(nn.Module):
         Args:
             what: (R, P) codes, ``pad_code`` past the picture's own patches.
             grid: (R, 2) rows and columns in patches.
-            step: (R,) step of the dream. slot: (R,) index of the dream. prompt: encoded questions of the rows.
+            step: (R,) step of the dream.
+            slot: (R,) index of the dream.
+            prompt: encoded questions of the rows.
             uniform: (R, P + 2) numbers in [0, 1) that decide action, belief and codes.
             temperature: (R,) for the action; 0 takes the most probable action, codes and belief.
             taken: (action, result, belief) whose probability is asked instead of sampling.
@@ -117,6 +164,7 @@ class DreamingReasoningLLM(nn.Module):
         logp = action_logp.gather(-1, action.unsqueeze(-1)).squeeze(-1)
         result_logits, belief_logits = self.dream_generator.imagine(look, what, action)
         if taken is None:
+            assert uniform is not None
             greedy = True if not stochastic else None if temperature is None else temperature == 0
             result = sample(result_logits, uniform[:, 2:], None, greedy).masked_fill(~look.mask, self.pad_code)
             belief = sample(belief_logits, uniform[:, 1], None, greedy)
@@ -128,9 +176,7 @@ class DreamingReasoningLLM(nn.Module):
             ).view_as(result)
             logp = logp + (codes * look.mask).sum(-1) - F.cross_entropy(belief_logits, belief, reduction="none")
         entropy = -(action_logp.exp() * action_logp).sum(-1)
-        return DreamStep(
-            action, result, belief, logp, entropy, look.value, look.routing, result_logits, belief_logits
-        )
+        return DreamStep(action, result, belief, logp, entropy, look.value, look.routing, result_logits, belief_logits)
 
     def read(self, frames: Tensor, actions: Tensor, beliefs: Tensor, lengths: Tensor, prompt: Prompt) -> Reading:
         """Read finished dreams; shapes as in :meth:`GraphReasoner.forward`."""

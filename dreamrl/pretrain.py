@@ -81,8 +81,10 @@ def pretrain_loop(
     """Pretrain from scratch or from the newest checkpoint under ``out``; rank 0 writes everything.
 
     Args:
-        run: the settings. out: the run's directory.
-        rank, workers: this process's place among all that train together.
+        run: the settings.
+        out: the run's directory.
+        rank: this process's place among all that train together.
+        workers: how many train together.
         wrap: makes the loss module data-parallel.
         should_stop: asked at every logged update, on all ranks alike; True ends with a checkpoint.
 
@@ -173,7 +175,9 @@ def _ray_worker(config: dict[str, Any]) -> None:
         Path(config["out"]),
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
-        wrap=lambda module: ray.train.torch.prepare_model(module, move_to_device=False),
+        wrap=lambda module: ray.train.torch.prepare_model(
+            module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
+        ),
         should_stop=should_stop,
     )
     ray.train.report({"done": 1})

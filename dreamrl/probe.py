@@ -38,7 +38,9 @@ class Probe:
         look = generator.look(rows.what, rows.grid, rows.step, rows.slot, prompt_rows(prompt, rows.question))
         result_logits, _ = generator.imagine(look, rows.what, rows.action)
         exact = ((result_logits.argmax(-1) == rows.result) | ~look.mask).all(1)
-        reading = model.read(batch["frames"], batch["actions"], batch["beliefs"], batch["lengths"], prompt)
+        count = batch["focus_target"].shape[1] - 1
+        frames, actions, beliefs, lengths = (batch[k][:, :count] for k in ("frames", "actions", "beliefs", "lengths"))
+        reading = model.read(frames, actions, beliefs, lengths, prompt)
         answered = model.answer(reading, prompt)
         right = batch["focus_target"].gather(1, answered.focus.unsqueeze(1))
         written = [self.loaded.text.decode(t) for t in answered.tokens.tolist()]

@@ -164,5 +164,3 @@ def _read_seconds(out: Path) -> dict[str, float]:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-

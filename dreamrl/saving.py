@@ -35,7 +35,13 @@ def new_model(run: RunConfig) -> Loaded:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
-    return Loaded(run=run, world=world, text=text, model=model.eval())
+    return _together(run, world, text, model)
+
+
+def _together(run: RunConfig, world: World, text: TextTokenizer, model: DreamingReasoningLLM) -> Loaded:
+    loaded = Loaded(run=run, world=world, text=text, model=model.eval())
+    model.loaded = loaded
+    return loaded
 
 
 def weights(model: DreamingReasoningLLM) -> dict[str, Tensor]:
@@ -79,7 +85,7 @@ def load_pretrained(directory: Path) -> Loaded:
         raise UserError(f"{directory}/tokenizer.json is not a tokenizer: {error}") from error
     model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
     set_weights(model, state, str(directory / "model.safetensors"))
-    return Loaded(run=run, world=world, text=text, model=model.eval())
+    return _together(run, world, text, model)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

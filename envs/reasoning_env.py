@@ -76,9 +76,7 @@ class ReasoningBatch:
         self.step_index = np.zeros(count, np.int8)
         self.states = [[[q.scene.start] for _ in range(self.dreams)] for q in questions]
         self.outcomes = [[Outcome.CONTINUE] * self.dreams for _ in questions]
-        self.scores = [
-            [Scores(faithful=[], coherent=[], exact=[]) for _ in range(self.dreams)] for _ in questions
-        ]
+        self.scores = [[Scores(faithful=[], coherent=[], exact=[]) for _ in range(self.dreams)] for _ in questions]
         self.true_result = np.zeros((*shape, self.num_patches), np.int16)
         self.true_belief = np.zeros(shape, np.int8)
         self.sound = np.zeros(shape, bool)
@@ -118,7 +116,7 @@ class ReasoningBatch:
         answering = self.phase == Phase.ANSWER
         dreaming = self.phase == Phase.DREAM
         self._step_dreams(action, dreaming, dream_rewards)
-        for index in np.flatnonzero(answering):
+        for index in np.flatnonzero(answering).tolist():
             answer_rewards[index] = self._answer(index, action["tokens"][index])
         return dream_rewards, answer_rewards
 
@@ -135,7 +133,7 @@ class ReasoningBatch:
             for (index, dream), action_probs in zip(moving, probs, strict=True):
                 rewards[index, dream] = self._score_step(int(index), int(dream), action_probs)
         self.step_index[dreaming] += 1
-        for index in np.flatnonzero(dreaming):
+        for index in np.flatnonzero(dreaming).tolist():
             if not self.active[index].any():
                 self.phase[index] = Phase.ANSWER
                 self._pay_creativity(index, rewards)
@@ -213,9 +211,9 @@ class ReasoningBatch:
         question, count = self.questions[index], self.dreams
         rollouts = [self.rollout(index, n) for n in range(count)]
         sound = [
-            all(self.scores[index][n].exact) and self.beliefs[index, n, self.lengths[index, n] - 1] == question.belief(
-                rollouts[n].outcome, len(rollouts[n].actions)
-            )
+            all(self.scores[index][n].exact)
+            and self.beliefs[index, n, self.lengths[index, n] - 1]
+            == question.belief(rollouts[n].outcome, len(rollouts[n].actions))
             for n in range(count)
         ]
         seen = [n for n in range(count) if sound[n]]
@@ -327,7 +325,7 @@ def reasoning_spaces(config: RunConfig, world: World, text: TextTokenizer) -> tu
     def box(high: int, shape: tuple[int, ...], dtype) -> gym.spaces.Box:
         return gym.spaces.Box(0, high, shape, dtype)
 
-    observation = {
+    observation: dict[str, gym.Space] = {
         "text": box(text.vocab_size - 1, (model.max_prompt_tokens,), np.int32),
         "grid": box(127, (2,), np.int8),
         "frames": box(model.num_codes, (dreams, length + 1, patches), np.int16),
@@ -338,7 +336,7 @@ def reasoning_spaces(config: RunConfig, world: World, text: TextTokenizer) -> tu
         "step": box(length, (), np.int8),
         "phase": box(len(Phase) - 1, (), np.int8),
     }
-    action = {
+    action: dict[str, gym.Space] = {
         "action": gym.spaces.MultiDiscrete([actions] * dreams),
         "result": gym.spaces.MultiDiscrete(np.full((dreams, patches), model.num_codes + 1)),
         "belief": gym.spaces.MultiDiscrete([beliefs] * dreams),

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Any
 
 import numpy as np
 
-State = Hashable
+State = Any
+"""Hashable and immutable; its type is the scene's own business."""
 
 
 class WorldError(ValueError):

@@ -8,6 +8,8 @@ import torch
 
 from dreamrl.checkpoint import save_model
 from dreamrl.cli import main
+from dreamrl.config import DreamingConfig, RunConfig
+from dreamrl.saving import new_model
 from dreamrl.settings import load_settings, write_yaml
 
 
@@ -76,3 +78,27 @@ def refused(capsys, tmp_path):
         return captured.err.removeprefix("dreamrl: error: ").removesuffix("\n")
 
     return refuse
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    """A small untrained model whose weights are all far from zero and from each other; not to be changed."""
+    run = RunConfig(
+        seed=3,
+        model=DreamingConfig(
+            embedding_dim=16,
+            num_heads=2,
+            codec_hidden=16,
+            num_dream_sequences=3,
+            dream_length=4,
+            num_dream_offsets=4,
+            max_prompt_tokens=24,
+            max_answer_tokens=12,
+        ),
+    )
+    loaded = new_model(run)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in loaded.model.parameters():
+        parameter.requires_grad_(False)
+        parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return loaded

@@ -33,6 +33,8 @@ class ImageCodec(nn.Module):
             nn.Linear(pixels, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, len(levels))
         )
         self.quantizer = FSQ(levels=list(levels))
+        self.levels: Tensor
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.decoder = mlp(len(levels), hidden, pixels)
         self._cache: dict[bytes, int] = {}
 
@@ -51,7 +53,7 @@ class ImageCodec(nn.Module):
         Squared hinge on the distance of two latents in units of levels (largest coordinate). Without it the
         squared error alone settles on one code for all patches in about half of all seeds.
         """
-        half_width = (self.quantizer._levels - 1) / 2
+        half_width = (self.levels - 1) / 2
         bounded = self.latents(patches).tanh() * half_width
         apart = (bounded.unsqueeze(0) - bounded.unsqueeze(1)).abs().amax(-1)  # (n, n)
         crowded = torch.relu(1.5 - apart).square().fill_diagonal_(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamrl.config import DreamingConfig
@@ -70,7 +71,7 @@ class DreamGenerator(nn.Module):
         self.action = nn.Embedding(num_actions, dim)
         self.dynamics = nn.ModuleList(Block(dim, heads) for _ in range(config.dynamics_layers))
         self.result_norm = nn.LayerNorm(dim)
-        self.result = nn.Linear(dim, config.num_codes)
+        self.result_bias = nn.Parameter(torch.zeros(config.num_codes))
         self.belief_pool = AttentionPool(dim, heads)
         self.belief = nn.Linear(dim, NUM_BELIEFS)
         nn.init.zeros_(self.policy.weight)  # start as uniform random play
@@ -112,7 +113,11 @@ class DreamGenerator(nn.Module):
         x = look.features + self.codes(what) + self.action(action).unsqueeze(1)
         for block in self.dynamics:
             x = block(x, mask=look.mask[:, None, None, :], angles=look.angles)
-        return self.result(self.result_norm(x)), self.belief(self.belief_pool(x, look.mask))
+        # Output matrix tied to the code table (Press and Wolf 2017): at first the present picture is the most
+        # probable result, and only what changes has to be learned.
+        table = self.codes.weight[:-1] * x.shape[-1] ** -0.5  # (V, D), without padding
+        result = F.linear(self.result_norm(x), table, self.result_bias)  # (R, P, V)
+        return result, self.belief(self.belief_pool(x, look.mask))
 
 
 class InverseDynamics(nn.Module):

@@ -26,7 +26,7 @@ def rotary_angles(positions: Tensor, head_dim: int, base: float) -> Tensor:
     return positions.unsqueeze(-1) * frequencies
 
 
-def grid_angles(columns: Tensor, length: int, head_dim: int, base: float = 100.0) -> Tensor:
+def grid_angles(columns: Tensor, length: int, head_dim: int, base: float = 10.0) -> Tensor:
     """Angles of patches packed row by row.
 
     Args:

@@ -6,6 +6,8 @@ and so on, so the number of runners does not change what is sampled.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
@@ -13,7 +15,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dreamrl.config import RunConfig
-from dreamrl.rl.module import UNIFORM, UNIFORM_ANSWER
+from dreamrl.rl.module import UNIFORM, UNIFORM_ANSWER, DreamRLModule
 from envs.questions import stream
 from envs.reasoning_env import Phase, ReasoningBatch, ReasoningEnv, training_question
 
@@ -26,9 +28,10 @@ class DreamEnvRunner(SingleAgentEnvRunner):
     def make_env(self) -> None:
         """One environment tells the spaces; ``num_envs`` is the number of questions stepped together."""
         super().make_env()
-        self.env_one: ReasoningEnv = self.env.unwrapped.envs[0].unwrapped
+        assert self.env is not None
+        self.env_one: ReasoningEnv = cast(Any, self.env.unwrapped).envs[0].unwrapped
         self.run: RunConfig = self.env_one.config
-        self.shards = max(1, self.config.num_env_runners)
+        self.shards = max(1, self.config.num_env_runners or 0)
         self.num_envs = self.run.ppo.questions_per_iteration // self.shards
         source = self.env_one.batch
         self.batch = ReasoningBatch(self.run, source.world, source.text, source.judge, source.dreams)
@@ -57,7 +60,7 @@ class DreamEnvRunner(SingleAgentEnvRunner):
 
     def _play(self, numbers: list[int]) -> list[dict]:
         """Every step of all questions: observation, what the module returned, rewards."""
-        run, batch = self.run, self.batch
+        run, batch, module = self.run, self.batch, cast(DreamRLModule, self.module)
         batch.reset([training_question(run, batch.world, i) for i in numbers])
         streams = [stream(run.seed, 3, i) for i in numbers]
         length, patches = run.model.dream_length, batch.num_patches
@@ -72,7 +75,7 @@ class DreamEnvRunner(SingleAgentEnvRunner):
                 UNIFORM: torch.from_numpy(dice[np.arange(len(numbers)), :, step]).float(),
                 UNIFORM_ANSWER: torch.from_numpy(answer_dice).float(),
             }
-            out = self.module.forward_exploration(inputs)
+            out = module.forward_exploration(inputs)
             action = {k: v.numpy() for k, v in out[Columns.ACTIONS].items()}
             dream_rewards, answer_rewards = batch.step(action)
             columns = {k: out[k].numpy() for k in STEP_COLUMNS}
@@ -87,6 +90,7 @@ class DreamEnvRunner(SingleAgentEnvRunner):
         infos: list[dict] = [{"question": self.batch.questions[q].text}]
         infos += [t["infos"][q] for t in steps]
         infos[-1] |= self.batch.final_info(q)
+        assert self.env is not None
         episode = SingleAgentEpisode(
             observations=[{k: v[q] for k, v in t["obs"].items()} for t in trace[: len(steps) + 1]],
             actions=[{k: v[q] for k, v in t["action"].items()} for t in steps],

@@ -59,7 +59,8 @@ class EpisodesToBatch(ConnectorV2):
                 rows.setdefault(name, []).append(value)
         columns = {name: np.concatenate(parts) for name, parts in rows.items()}
         normalise(columns)
-        order = stream(self.run.seed, 5, self.calls, len(columns["phase_copy"])).permutation(len(columns["phase_copy"]))
+        count = len(columns["phase_copy"])
+        order = np.resize(stream(self.run.seed, 5, self.calls, count).permutation(count), rows_of_all(count))
         self.calls += 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
         tensors.pop("phase_copy")
@@ -67,6 +68,17 @@ class EpisodesToBatch(ConnectorV2):
         for group in (Columns.OBS, Columns.ACTIONS):
             flat[group] = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith(f"{group}/")}
         return {DEFAULT_MODULE_ID: flat}
+
+
+def rows_of_all(count: int) -> int:
+    """The most rows that any learner has: all must take the same number of minibatches, or they wait forever.
+
+    A learner with fewer repeats some of its rows.
+    """
+    rows = torch.tensor(count)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(rows, torch.distributed.ReduceOp.MAX)
+    return int(rows)
 
 
 def episode_columns(episode, ppo: PPOConfig) -> dict[str, np.ndarray]:
@@ -141,7 +153,7 @@ class DreamPPOLearner(PPOTorchLearner):
 
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> Tensor:
         """PPO on dreams and answers + reading loss + replay; see :mod:`dreamrl.losses`."""
-        model: DreamingReasoningLLM = self.module[module_id].unwrapped().model
+        model = trained_model(self)
         ppo = self.run.ppo
         loss, metrics = policy_losses(ppo, batch, fwd_out)
         answers = fwd_out["answers"]
@@ -164,7 +176,7 @@ class DreamPPOLearner(PPOTorchLearner):
 
     def _replay(self, model: DreamingReasoningLLM) -> tuple[Tensor, dict[str, Tensor]]:
         """World-model and reading loss on fresh random play."""
-        ppo, workers = self.run.ppo, max(1, self.config.num_learners)
+        ppo, workers = self.run.ppo, max(1, self.config.num_learners or 0)
         index = (self.start_iteration + self._weights_seq_no) * 100_003 + self.replayed % 100_003
         batch = self.replay.batch(index, ppo.replay_scenes, self.rank, workers, key=4)
         self.replayed += 1
@@ -178,6 +190,11 @@ class DreamPPOLearner(PPOTorchLearner):
         return losses["frame"] + losses["belief"] + ppo.answer_weight * (read["focus"] + read["answer"]), {
             "replay_frame_loss": losses["frame"]
         }
+
+
+def trained_model(learner: Any) -> DreamingReasoningLLM:
+    """The model inside a learner, whatever wraps it."""
+    return learner.module[DEFAULT_MODULE_ID].unwrapped().model
 
 
 WARM_UP = 5
@@ -199,10 +216,22 @@ def policy_losses(ppo: PPOConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, d
         balance = load_balance_loss(dreams.routing)
         entropy = dreams.entropy.mean()
         world = dreams.frame_loss.mean() + dreams.belief_loss.mean()
-        loss = ppo.replay_weight * world + policy_loss + ppo.value_weight * value_loss - ppo.entropy_weight * entropy + BALANCE_WEIGHT * balance
+        loss = (
+            ppo.replay_weight * world
+            + policy_loss
+            + ppo.value_weight * value_loss
+            - ppo.entropy_weight * entropy
+            + BALANCE_WEIGHT * balance
+        )
         usage = expert_usage(dreams.routing)
         explained = 1 - (targets - dreams.value).var() / targets.var().clamp(min=1e-6)
-        metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "balance": balance, "world_loss": world}
+        metrics |= {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "balance": balance,
+            "world_loss": world,
+        }
         metrics |= ratio | {"explained_variance": explained, "max_vio": usage.max() * len(usage) - 1}
         metrics |= {f"expert_usage/{i}": share for i, share in enumerate(usage)}
     if answers is not None:

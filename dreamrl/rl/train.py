@@ -17,12 +17,13 @@ from ray.tune.registry import register_env
 from torch import Tensor
 
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
+from dreamrl.cluster import LOG_FILE, stderr_to
 from dreamrl.config import RunConfig
 from dreamrl.judge import Judge
 from dreamrl.metrics import MetricsWriter
 from dreamrl.probe import Probe
 from dreamrl.rl.env_runner import DreamEnvRunner
-from dreamrl.rl.learner import DreamPPOLearner, EpisodesToBatch
+from dreamrl.rl.learner import DreamPPOLearner, EpisodesToBatch, trained_model
 from dreamrl.rl.module import DreamRLModule
 from dreamrl.saving import (
     Loaded,
@@ -61,12 +62,17 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
         batch_mode="complete_episodes",
         episodes_to_numpy=True,
     )
-    config.learners(num_learners=ppo.num_learners, num_cpus_per_learner=1 if ppo.num_learners else "auto")
-    config.training(
+    config.learners(
+        num_learners=ppo.num_learners,
+        num_cpus_per_learner=1 if ppo.num_learners else "auto",
         learner_class=DreamPPOLearner,
         learner_connector=lambda *_: EpisodesToBatch(run=run, start_iteration=start_iteration),
         learner_config_dict=where,
         add_default_connectors_to_learner_pipeline=False,
+    )
+    # The model's only buffers are constants of the code book: nothing to broadcast before each forward pass.
+    config.framework("torch", torch_ddp_kwargs={"broadcast_buffers": False})
+    config.training(
         # Reached by one round of sampling, whose episodes have at least two steps each: never a second round.
         train_batch_size_per_learner=ppo.smallest_shard,
         minibatch_size=ppo.minibatch_size,
@@ -87,17 +93,19 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
     return config
 
 
-def _learner_state(learner: DreamPPOLearner) -> dict[str, Tensor]:
-    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+def _learner_state(learner: Any, _: Any = None) -> dict[str, Tensor]:
     optimizer = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1]
-    state = weights(module.model) | optimizer_tensors(optimizer)
+    state = weights(trained_model(learner)) | optimizer_tensors(optimizer)
     return {name: tensor.cpu().clone() for name, tensor in state.items()}
 
 
 def learner_tensors(algorithm: Algorithm) -> dict[str, Tensor]:
     """Weights and optimizer state of the first learner (all hold the same)."""
-    results = algorithm.learner_group.foreach_learner(_learner_state)
-    return next(iter(results)).get()
+    assert algorithm.learner_group is not None
+    first: Any = next(iter(algorithm.learner_group.foreach_learner(_learner_state))).get()
+    if isinstance(first, Exception):
+        raise first
+    return first
 
 
 def model_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,13 +116,13 @@ def model_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def restore_learners(algorithm: Algorithm, tensors: dict[str, Tensor]) -> None:
     """Put a checkpoint into every learner, and its weights into every env runner."""
 
-    def restore(learner: DreamPPOLearner) -> None:
-        module = learner.module[DEFAULT_MODULE_ID].unwrapped()
-        set_weights(module.model, model_part(tensors), "checkpoint")
+    def restore(learner: Any, _: Any = None) -> None:
+        set_weights(trained_model(learner), model_part(tensors), "checkpoint")
         set_optimizer(learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1], tensors)
 
-    algorithm.learner_group.foreach_learner(restore)
-    assert algorithm.env_runner_group is not None
+    assert algorithm.learner_group is not None and algorithm.env_runner_group is not None
+    for result in algorithm.learner_group.foreach_learner(restore):
+        result.get()
     algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group, inference_only=True)
 
 
@@ -128,7 +136,9 @@ def ppo_on_ray(
     """Train ``run.ppo.iterations`` from the model in ``model_dir`` or the newest checkpoint under ``out``.
 
     Args:
-        run: settings. out: the run's directory. model_dir: the pretrained model, also the frozen judge.
+        run: settings.
+        out: the run's directory.
+        model_dir: the pretrained model, also the frozen judge.
         progress: called after every iteration with the metrics to show.
         stop: asked after every iteration; when it says so, a checkpoint is written and None returned.
 
@@ -140,7 +150,8 @@ def ppo_on_ray(
     counts = {"iteration": 0, "episodes": 0, "env_steps": 0}
     if found is not None:
         counts = {name: int(found[2][name]) for name in counts}
-    algorithm = algorithm_config(run, model_dir, counts["iteration"]).build_algo()
+    with stderr_to(out / LOG_FILE):  # RLlib warns of itself while it starts
+        algorithm = algorithm_config(run, model_dir, counts["iteration"]).build_algo()
     loaded = load_pretrained(model_dir)
     probe = Probe(loaded)
     writer = MetricsWriter(out, resume=True)

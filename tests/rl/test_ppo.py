@@ -1,0 +1,183 @@
+"""The real env runner and learner, in this process: is what PPO computes what PPO says?"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dreamrl.config import DreamingConfig, PPOConfig, RunConfig
+from dreamrl.pretrain import train_codec
+from dreamrl.rl.learner import policy_losses
+from dreamrl.rl.train import algorithm_config, learner_tensors, model_part, restore_learners
+from dreamrl.saving import new_model, save_pretrained
+from envs.reasoning_env import Phase
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def tiny_run(stochastic: bool = False) -> RunConfig:
+    model = DreamingConfig(
+        embedding_dim=16,
+        num_heads=2,
+        codec_hidden=32,
+        num_dream_sequences=3,
+        dream_length=4,
+        stochastic_results=stochastic,
+    )
+    ppo = PPOConfig(
+        iterations=3, questions_per_iteration=12, minibatch_size=20, replay_scenes=2, num_learners=0, predict_share=0.3
+    )
+    return RunConfig(model=model, ppo=ppo, seed=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_here():
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["deterministic-results", "stochastic-results"])
+def model_dir(request, tmp_path_factory):
+    from dreamrl.data import RandomPlay
+
+    run = tiny_run(request.param)
+    loaded = new_model(run)
+    train_codec(loaded, RandomPlay(run, loaded.world, loaded.text, loaded.model.codec))
+    with torch.no_grad():  # an uneven policy and router: a wrong logp cannot hide behind uniform probabilities
+        for parameter in loaded.model.dream_generator.policy.parameters():
+            parameter.normal_()
+    directory = tmp_path_factory.mktemp("model") / "model"
+    save_pretrained(loaded, directory)
+    return directory, run
+
+
+@pytest.fixture
+def algorithm(model_dir):
+    directory, run = model_dir
+    algorithm = algorithm_config(run, directory).build_algo()
+    yield algorithm
+    algorithm.stop()
+
+
+def sampled_batch(algorithm):
+    """Episodes of the real env runner through the real learner connector."""
+    runner, learner = algorithm.env_runner_group.local_env_runner, algorithm.learner_group._learner
+    episodes = runner.sample()
+    batch = learner._learner_connector(
+        rl_module=learner.module, batch={}, episodes=episodes, shared_data={}, metrics=learner.metrics
+    )
+    return episodes, batch["default_policy"], learner.module["default_policy"].unwrapped()
+
+
+def test_ratio_is_one_before_the_first_update(algorithm, model_dir):
+    _, run = model_dir
+    _, batch, module = sampled_batch(algorithm)
+    assert (batch["obs"]["phase"] == Phase.ANSWER).any() and (batch["obs"]["phase"] == Phase.DREAM).any()
+    out = module.forward_train(batch)
+    _, metrics = policy_losses(run.ppo, batch, out)
+    assert float(metrics["max_ratio_error"]) < 1e-4
+    assert abs(float(metrics["approx_kl"])) < 1e-6
+    answers = out["answers"]
+    assert torch.allclose(answers.logp, batch["action_logp"][answers.question], atol=1e-4)
+    assert float(batch["dream_logp"].abs().amax()) > 0.1  # there is a probability to be wrong about
+
+
+def test_a_missing_part_of_the_logp_is_caught(algorithm, model_dir):
+    """Scoring other actions than those sampled, or dropping the codes' part, breaks the ratio."""
+    _, run = model_dir
+    _, batch, module = sampled_batch(algorithm)
+    changed = dict(batch) | {"actions": dict(batch["actions"])}
+    if run.model.stochastic_results:
+        module.model.config = replace(run.model, stochastic_results=False)  # logp of the action alone
+    else:
+        changed["actions"]["action"] = (batch["actions"]["action"] + 1) % 4
+    _, metrics = policy_losses(run.ppo, changed, module.forward_train(changed))
+    module.model.config = run.model
+    assert float(metrics["max_ratio_error"]) > 1e-2
+
+
+def test_advantages_are_those_of_the_episodes(algorithm, model_dir):
+    """Against a slow loop over every dream of every episode."""
+    _, run = model_dir
+    episodes, batch, _ = sampled_batch(algorithm)
+    expected = []
+    for episode in episodes:
+        values = np.asarray(episode.get_extra_model_outputs("dream_value"))
+        observations = episode.get_observations()
+        infos = episode.get_infos()[1:]
+        for dream in range(run.model.num_dream_sequences):
+            steps = [
+                t for t in range(len(episode)) if observations["active"][t, dream] and observations["phase"][t] == 0
+            ]
+            pay = [infos[t]["dream_rewards"][dream] for t in steps]
+            pay[-1] += sum(infos[t]["dream_rewards"][dream] for t in range(steps[-1] + 1, len(episode)))
+            for k, start in enumerate(steps):
+                total = 0.0
+                for j, t in enumerate(steps[k:]):
+                    after = values[steps[k + j + 1], dream] if k + j + 1 < len(steps) else 0.0
+                    delta = pay[k + j] + run.ppo.gamma * after - values[t, dream]
+                    total += (run.ppo.gamma * run.ppo.gae_lambda) ** j * delta
+                expected.append(total + values[start, dream])
+    active = (batch["obs"]["active"] == 1) & (batch["obs"]["phase"] == 0).unsqueeze(1)
+    assert np.allclose(np.sort(expected), np.sort(batch["dream_targets"][active].numpy()), atol=1e-4)
+
+
+def test_training_moves_the_policy_but_never_the_judge(algorithm, model_dir):
+    before = learner_tensors(algorithm)
+    result = algorithm.train()
+    after = learner_tensors(algorithm)
+    assert result["env_runners"]["num_episodes"] == 12
+    moved = {name.split(".")[0] for name in model_part(before) if not torch.equal(before[name], after[name])}
+    assert {"dream_generator", "graph_reasoner", "output_decoder"} <= moved
+    assert not moved & {"codec", "inverse_dynamics"}
+
+
+def test_a_checkpoint_restores_weights_and_optimizer(algorithm):
+    algorithm.train()
+    saved = learner_tensors(algorithm)
+    algorithm.train()
+    assert any(not torch.equal(saved[k], v) for k, v in learner_tensors(algorithm).items())
+    restore_learners(algorithm, saved)
+    restored = learner_tensors(algorithm)
+    assert all(torch.equal(saved[k], v) for k, v in restored.items())
+    runner = algorithm.env_runner_group.local_env_runner.module.model.state_dict()
+    name = "dream_generator.policy.weight"
+    assert torch.equal(runner[name], saved[name])
+
+
+def test_two_runners_sample_what_one_does(model_dir):
+    """Runner r of W takes every W-th question; together they take the same ones, with the same random numbers."""
+    from dreamrl.rl.env_runner import DreamEnvRunner
+
+    directory, run = model_dir
+
+    def play(runners: int, index: int):
+        config = algorithm_config(replace(run, ppo=replace(run.ppo, num_env_runners=runners)), directory)
+        config.validate()
+        runner = DreamEnvRunner(config=config, worker_index=index)
+        runner.run = replace(run, ppo=replace(run.ppo, num_env_runners=runners))
+        return [(e.get_infos()[0]["question"], round(e.get_return(), 4), len(e)) for e in runner.sample()]
+
+    together = play(0, 0)
+    first, second = play(2, 1), play(2, 2)
+    assert [together[0::2], together[1::2]] == [first, second]
+
+
+def test_stock_env_runner_can_step_the_environment_and_train(model_dir):
+    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+    directory, run = model_dir
+    config = algorithm_config(run, directory)
+    config.env_runners(env_runner_cls=SingleAgentEnvRunner, num_envs_per_env_runner=4)
+    algorithm = config.build_algo()
+    try:
+        result = algorithm.train()
+        learner = result["learners"]["default_policy"]
+        assert result["env_runners"]["num_env_steps_sampled"] >= 8
+        assert np.isfinite(learner["policy_loss"])
+    finally:
+        algorithm.stop()

@@ -1,0 +1,146 @@
+"""The whole job as a user runs it: real processes, killed and interrupted, and what it learns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SMALL = (
+    "world.sizes=[3]",
+    "pretrain.steps=160",
+    "pretrain.scenes_per_step=32",
+    "pretrain.checkpoint_every=20",
+    "pretrain.num_workers=1",
+    "ppo.iterations=8",
+    "ppo.questions_per_iteration=96",
+    "ppo.minibatch_size=96",
+    "ppo.checkpoint_every=2",
+    "ppo.num_learners=0",
+    "eval.num_items=100",
+    "eval.dreams=[1,4]",
+)
+"""3x3 boards, about two minutes: far from the numbers of the main job, far above an untrained model."""
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dreamrl", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(found, process, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.2)
+
+
+def kill(process):
+    """As the kernel would: no warning, and its children with it."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[0]
+
+
+def finish(process, code=0, seconds=580):
+    output = process.communicate(timeout=seconds)[0]
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    output = finish(start("train", "--out", str(out), "--seed", "1", *SMALL))
+    return out, output
+
+
+def test_exact_match_rises_far_above_the_untrained_model(uninterrupted):
+    out, output = uninterrupted
+    summary = json.loads((out / "summary.json").read_text())
+    exact = summary["exact_match"]
+    assert exact["ppo_4"] >= exact["untrained"] + 0.35
+    assert exact["ppo_1"] >= exact["pretrained_1"] + 0.15
+    assert summary["exact_frame"]["ppo"] >= 0.9
+    assert summary["episodes"] == 8 * 96
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+    ):
+        assert (out / name).stat().st_size > 0
+    assert (
+        list(out.glob("tensorboard/*/events.*")) and list(out.glob("dreams/*.png")) and list(out.glob("dreams/*.gif"))
+    )
+    for noise in ("Warning", "WARNING", "INFO", "Traceback", "gputil"):
+        assert noise not in output
+
+
+def test_trained_model_answers_on_the_command_line(uninterrupted, tmp_path):
+    out, _ = uninterrupted
+    items = tmp_path / "items.jsonl"
+    items.write_text(
+        '{"desc": ["SFF", "FHF", "FFG"]}\n{"desc": ["SG", "FH"]}\n{"desc": ["HSFG"]}\n'.replace(
+            '["HSFG"]', '["HSF", "FFG"]'
+        )
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dreamrl",
+            "eval",
+            str(out / "model"),
+            "--world",
+            "frozen_lake",
+            "--items",
+            str(items),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout)
+    assert result["items"] == 3 and set(result["by_size"]) == {"2", "3", "2x3"}
+    assert result["exact_match_ci"][0] <= result["exact_match"] <= result["exact_match_ci"][1]
+
+
+def test_same_seed_same_result(uninterrupted, tmp_path):
+    """A second run, killed in pretraining and in PPO and interrupted once, ends like the first."""
+    whole, _ = uninterrupted
+    out = tmp_path / "killed"
+    process = start("train", "--out", str(out), "--seed", "1", *SMALL)
+    wait_for(lambda: list(out.glob("checkpoints/pretrain-*60")), process)
+    kill(process)
+
+    process = start("train", "--resume", str(out))
+    wait_for(lambda: list(out.glob("checkpoints/ppo-00000002")), process)
+    output = kill(process)
+    assert "pretrain: resuming from pretrain-000000" in output
+
+    process = start("train", "--resume", str(out))
+    wait_for(lambda: list(out.glob("checkpoints/ppo-00000004")), process)
+    os.kill(process.pid, signal.SIGINT)
+    output = finish(process, code=130, seconds=60)
+    assert "ppo: resuming from ppo-0000000" in output and "--resume" in output
+
+    output = finish(start("train", "--resume", str(out)))
+    assert "pretrain: finished before" in output and "ppo: resuming from" in output
+    first, second = (json.loads((run / "summary.json").read_text()) for run in (whole, out))
+    assert second["episodes"] == first["episodes"]
+    assert abs(second["exact_match"]["ppo_4"] - first["exact_match"]["ppo_4"]) <= 0.15
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"ppo"' in line]
+    assert steps == sorted(set(steps)) == list(range(1, 9))

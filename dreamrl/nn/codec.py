@@ -93,7 +93,7 @@ class ImageCodec(nn.Module):
 class FrameCodes:
     """Codes of a scene's states, computed once per (scene, state)."""
 
-    def __init__(self, codec: ImageCodec, max_scenes: int = 20_000):
+    def __init__(self, codec: ImageCodec, max_scenes: int = 2_000):
         """Args: frozen ``codec``; ``max_scenes`` scenes are remembered."""
         self.codec = codec
         self.max_scenes = max_scenes

@@ -11,6 +11,7 @@ from dreamrl.nn.graph import Reading
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import Block
 from dreamrl.nn.positional import rotary_angles
+from dreamrl.nn.text import BOS, PAD
 
 
 class OutputDecoder(nn.Module):
@@ -57,4 +58,10 @@ class OutputDecoder(nn.Module):
         angles = rotary_angles(positions, self.head_dim, 100.0).unsqueeze(0)
         for block in self.blocks:
             x = block(x, mask=causal, angles=angles, memory=memory, memory_mask=memory_mask[:, None, None, :])
-        return F.linear(self.norm(x), self.text.weight)
+        logits = F.linear(self.norm(x), self.text.weight)
+        # Padding and the begin mark are no text: a sampled answer must not hold them, or its length is ambiguous.
+        return logits.index_fill(-1, torch.tensor([PAD, BOS], device=logits.device), NEVER)
+
+
+NEVER = -1e9
+"""Logit of what cannot be written; finite, so that masked losses stay zero."""

@@ -15,11 +15,12 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dreamrl.config import RunConfig
+from dreamrl.rl.columns import DREAM_LOGP, DREAM_VALUE, learned_columns
 from dreamrl.rl.module import UNIFORM, UNIFORM_ANSWER, DreamRLModule
 from envs.questions import stream
 from envs.reasoning_env import Phase, ReasoningBatch, ReasoningEnv, training_question
 
-STEP_COLUMNS = (Columns.ACTION_LOGP, Columns.VF_PREDS, "dream_logp", "dream_value")
+STEP_COLUMNS = (Columns.ACTION_LOGP, Columns.VF_PREDS, DREAM_LOGP, DREAM_VALUE)
 
 
 class DreamEnvRunner(SingleAgentEnvRunner):
@@ -90,6 +91,9 @@ class DreamEnvRunner(SingleAgentEnvRunner):
         infos: list[dict] = [{"question": self.batch.questions[q].text}]
         infos += [t["infos"][q] for t in steps]
         infos[-1] |= self.batch.final_info(q)
+        obs = {k: np.stack([t["obs"][k][q] for t in steps]) for k in steps[0]["obs"]}
+        columns = {k: np.stack([t["columns"][k][q] for t in steps]) for k in STEP_COLUMNS}
+        columns |= learned_columns(obs, infos[1:], columns[DREAM_VALUE], columns[Columns.VF_PREDS], self.run.ppo)
         assert self.env is not None
         episode = SingleAgentEpisode(
             observations=[{k: v[q] for k, v in t["obs"].items()} for t in trace[: len(steps) + 1]],
@@ -97,7 +101,7 @@ class DreamEnvRunner(SingleAgentEnvRunner):
             rewards=[float(i["dream_rewards"].mean() + i["answer_reward"]) for i in infos[1:]],
             infos=infos,
             terminated=True,
-            extra_model_outputs={k: [t["columns"][k][q] for t in steps] for k in STEP_COLUMNS},
+            extra_model_outputs={k: list(v) for k, v in columns.items()},
             observation_space=self.env.single_observation_space,
             action_space=self.env.single_action_space,
             len_lookback_buffer=0,

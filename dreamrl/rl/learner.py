@@ -14,7 +14,6 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from dreamrl.advantages import per_dream_gae
 from dreamrl.config import PPOConfig, RunConfig
 from dreamrl.data import RandomPlay
 from dreamrl.losses import (
@@ -28,21 +27,26 @@ from dreamrl.losses import (
 )
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.nn.moe import expert_usage, load_balance_loss
-from dreamrl.policy import ANSWER, DREAM
-from dreamrl.rl.module import TRUTH
+from dreamrl.rl.columns import (
+    ADVANTAGES,
+    ANSWER_ADVANTAGE,
+    ANSWER_TARGET,
+    ANSWER_TOKENS,
+    DREAM_LOGP,
+    FOCUS_TARGET,
+    TARGETS,
+    episode_columns,
+    normalise,
+)
 from dreamrl.saving import load_pretrained
 from envs.questions import stream
-
-ADVANTAGES, TARGETS = "dream_advantages", "dream_targets"
-ANSWER_ADVANTAGE, ANSWER_TARGET = "answer_advantage", "answer_target"
-FOCUS_TARGET, ANSWER_TOKENS = "focus_target", "answer_tokens"
 
 
 class EpisodesToBatch(ConnectorV2):
     """Episodes -> one shuffled train batch with per-dream advantages.
 
-    Does the work of RLlib's default pipeline and GAE in one pass over arrays, without a second forward pass:
-    values were stored when sampling. The order of the rows depends on the seed and the iteration only.
+    Does the work of RLlib's default pipeline in one pass over arrays.
+    The order of the rows depends on the seed and the iteration only.
     """
 
     def __init__(self, *args, run: RunConfig, start_iteration: int = 0, **kwargs):
@@ -59,11 +63,10 @@ class EpisodesToBatch(ConnectorV2):
                 rows.setdefault(name, []).append(value)
         columns = {name: np.concatenate(parts) for name, parts in rows.items()}
         normalise(columns)
-        count = len(columns["phase_copy"])
+        count = len(columns[Columns.ACTION_LOGP])
         order = np.resize(stream(self.run.seed, 5, self.calls, count).permutation(count), rows_of_all(count))
         self.calls += 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
-        tensors.pop("phase_copy")
         flat: dict[str, Any] = {k: v for k, v in tensors.items() if "/" not in k}
         for group in (Columns.OBS, Columns.ACTIONS):
             flat[group] = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith(f"{group}/")}
@@ -79,49 +82,6 @@ def rows_of_all(count: int) -> int:
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(rows, torch.distributed.ReduceOp.MAX)
     return int(rows)
-
-
-def episode_columns(episode, ppo: PPOConfig) -> dict[str, np.ndarray]:
-    """The S steps of one episode as arrays, with advantages and targets; works for any env runner's episodes."""
-    steps = len(episode)
-    obs, actions = episode.get_observations(slice(0, steps)), episode.get_actions()
-    infos = episode.get_infos()[1:]
-    last = infos[-1]
-    dream_rewards = np.stack([i["dream_rewards"] for i in infos])
-    answer_rewards = np.array([i["answer_reward"] for i in infos], np.float32)
-    values = np.asarray(episode.get_extra_model_outputs("dream_value"))
-    logp = np.asarray(episode.get_extra_model_outputs("dream_logp"))
-    dreaming = obs["phase"] == DREAM
-    active = (obs["active"] == 1) & dreaming[:, None]
-    advantages, targets = per_dream_gae(dream_rewards, values, active, ppo.gamma, ppo.gae_lambda)
-    answering = obs["phase"] == ANSWER
-    answer_value = np.asarray(episode.get_extra_model_outputs(Columns.VF_PREDS)) * answering
-    repeat = np.ones(steps, np.int64)[:, None]
-    return {
-        **{f"{Columns.OBS}/{k}": np.asarray(v) for k, v in obs.items()},
-        **{f"{Columns.ACTIONS}/{k}": np.asarray(v) for k, v in actions.items()},
-        Columns.ACTION_LOGP: np.asarray(episode.get_extra_model_outputs(Columns.ACTION_LOGP), np.float32),
-        "dream_logp": logp.astype(np.float32),
-        ADVANTAGES: advantages.astype(np.float32),
-        TARGETS: targets.astype(np.float32),
-        ANSWER_ADVANTAGE: ((answer_rewards - answer_value) * answering).astype(np.float32),
-        ANSWER_TARGET: (answer_rewards * answering).astype(np.float32),
-        FOCUS_TARGET: repeat * last["focus_target"].astype(np.int64),
-        ANSWER_TOKENS: repeat * last["answer_tokens"],
-        **{k: np.stack([i[k] for i in infos]) for k in TRUTH},
-        "phase_copy": np.asarray(obs["phase"]),
-    }
-
-
-def normalise(columns: dict[str, np.ndarray]) -> None:
-    """Scale advantages of the active dream steps to mean 0 and variance 1, of the answers to variance 1."""
-    active = (columns[f"{Columns.OBS}/active"] == 1) & (columns["phase_copy"] == DREAM)[:, None]
-    own = columns[ADVANTAGES][active]
-    if own.size:
-        columns[ADVANTAGES] = np.where(active, (columns[ADVANTAGES] - own.mean()) / (own.std() + 1e-6), 0)
-    answers = columns[ANSWER_ADVANTAGE][columns["phase_copy"] == ANSWER]
-    if answers.size:
-        columns[ANSWER_ADVANTAGE] = columns[ANSWER_ADVANTAGE] / (answers.std() + 1e-2)
 
 
 class DreamPPOLearner(PPOTorchLearner):
@@ -144,6 +104,7 @@ class DreamPPOLearner(PPOTorchLearner):
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Set the learning rate: short warm-up, then linear decay to a tenth over the run."""
         super().before_gradient_based_update(timesteps=timesteps)
+        self.replayed = 0
         ppo = self.run.ppo
         done = self.start_iteration + self._weights_seq_no
         share = min(1.0, done / max(1, ppo.iterations))
@@ -177,7 +138,7 @@ class DreamPPOLearner(PPOTorchLearner):
     def _replay(self, model: DreamingReasoningLLM) -> tuple[Tensor, dict[str, Tensor]]:
         """World-model and reading loss on fresh random play."""
         ppo, workers = self.run.ppo, max(1, self.config.num_learners or 0)
-        index = (self.start_iteration + self._weights_seq_no) * 100_003 + self.replayed % 100_003
+        index = (self.start_iteration + self._weights_seq_no) * MOST_MINIBATCHES + self.replayed
         batch = self.replay.batch(index, ppo.replay_scenes, self.rank, workers, key=4)
         self.replayed += 1
         steps = batch["actions"].shape[-1]
@@ -199,6 +160,8 @@ def trained_model(learner: Any) -> DreamingReasoningLLM:
 
 WARM_UP = 5
 """Iterations over which the learning rate rises: Adam's first steps are large and blur the world model."""
+MOST_MINIBATCHES = 100_003
+"""More minibatches than an iteration has: keeps the numbers of its replay batches apart from the next one's."""
 METRIC_WINDOW = 32
 """Minibatches over which learner metrics are averaged."""
 
@@ -210,7 +173,7 @@ def policy_losses(ppo: PPOConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, d
     dreams, answers = fwd_out["dreams"], fwd_out["answers"]
     if dreams is not None:
         at = (dreams.question, dreams.dream)
-        policy_loss, ratio = clipped_policy_loss(dreams.logp, batch["dream_logp"][at], batch[ADVANTAGES][at], ppo.clip)
+        policy_loss, ratio = clipped_policy_loss(dreams.logp, batch[DREAM_LOGP][at], batch[ADVANTAGES][at], ppo.clip)
         targets = batch[TARGETS][at]
         value_loss = F.mse_loss(dreams.value, targets)
         balance = load_balance_loss(dreams.routing)

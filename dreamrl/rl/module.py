@@ -15,12 +15,9 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from dreamrl import policy
+from dreamrl.rl.columns import DREAM_LOGP, DREAM_VALUE, TRUTH
 from dreamrl.saving import load_pretrained
 
-DREAM_LOGP, DREAM_VALUE = "dream_logp", "dream_value"
-"""Extra columns (N,): of each dream's own part of the action, and its value."""
-TRUTH = ("true_result", "true_belief", "sound")
-"""Train columns: what the simulator showed, see ``ReasoningBatch.step_info``."""
 UNIFORM = "uniform"
 """Optional input column (K, N, P + 2): the random numbers to sample dreams with."""
 UNIFORM_ANSWER = "uniform_answer"

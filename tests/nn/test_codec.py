@@ -130,7 +130,7 @@ def test_a_trained_codec_tells_every_tile_apart_and_redraws_it(seed):
     data = RandomPlay(untrained.run, untrained.world, untrained.text, untrained.model.codec)
     train_codec(untrained, data)
     codec, tiles = untrained.model.codec, distinct_tiles()
-    assert len(tiles) == 7  # ice, hole, stool, gift; the elf on ice, stool and gift (in a hole it is out of sight)
+    assert len(tiles) == 7  # ice, hole, stool, gift; the elf on ice (which hides the stool), in a hole, on the gift
     codes = [int(codec.encode(tile)[0]) for tile in tiles]
     assert len(set(codes)) == 7
     redrawn = np.stack([codec.decode(np.array([code]), (1, 1)) for code in codes]).astype(float)
@@ -141,7 +141,7 @@ def test_a_trained_codec_tells_every_tile_apart_and_redraws_it(seed):
 def test_without_the_crowding_term_some_seeds_lose_tiles():
     patches = torch.from_numpy(distinct_tiles().reshape(7, -1)).float() / 255
     collapsed = 0
-    for seed in range(6):
+    for seed in range(3):
         codec = new_model(RunConfig(seed=seed)).model.codec
         optimizer = torch.optim.Adam(codec.parameters(), lr=CODEC_LR)
         for _ in range(300):

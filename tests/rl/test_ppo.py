@@ -136,17 +136,27 @@ def test_training_moves_the_policy_but_never_the_judge(algorithm, model_dir):
     assert not moved & {"codec", "inverse_dynamics"}
 
 
-def test_a_checkpoint_restores_weights_and_optimizer(algorithm):
+def test_a_new_algorithm_takes_up_weights_and_optimizer(algorithm, model_dir):
+    directory, run = model_dir
     algorithm.train()
     saved = learner_tensors(algorithm)
-    algorithm.train()
-    assert any(not torch.equal(saved[k], v) for k, v in learner_tensors(algorithm).items())
-    restore_learners(algorithm, saved)
-    restored = learner_tensors(algorithm)
-    assert all(torch.equal(saved[k], v) for k, v in restored.items())
-    runner = algorithm.env_runner_group.local_env_runner.module.model.state_dict()
-    name = "dream_generator.policy.weight"
-    assert torch.equal(runner[name], saved[name])
+    resumed = algorithm_config(run, directory, start_iteration=1).build_algo()
+    try:
+        assert any(not torch.equal(saved[k], v) for k, v in learner_tensors(resumed).items())
+        restore_learners(resumed, saved)
+        restored = learner_tensors(resumed)
+        assert saved.keys() == restored.keys() and all(torch.equal(saved[k], v) for k, v in restored.items())
+        runner = resumed.env_runner_group.local_env_runner
+        assert torch.equal(runner.module.model.dream_generator.policy.weight, saved["dream_generator.policy.weight"])
+        asked = {e.get_infos()[0]["question"] for e in runner.sample()}
+        assert len(asked) > 1
+        # Question numbers go on where the first run stopped: none is asked twice, none is left out.
+        algorithm.train()
+        resumed.train()
+        ours, theirs = learner_tensors(algorithm), learner_tensors(resumed)
+        assert all(torch.allclose(ours[k], theirs[k], atol=1e-5) for k in ours)
+    finally:
+        resumed.stop()
 
 
 def test_two_runners_sample_what_one_does(model_dir):

@@ -1,0 +1,88 @@
+"""What one step of an episode has to teach, as columns: computed once, from the whole episode.
+
+The env runner adds them to its episodes, so that RLlib may cut episodes into pieces to share them out among
+learners: every step then carries its own advantages and targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.columns import Columns
+
+from dreamrl.advantages import per_dream_gae
+from dreamrl.config import PPOConfig
+from envs.reasoning_env import Phase
+
+DREAM_LOGP, DREAM_VALUE = "dream_logp", "dream_value"
+"""(N,) of each dream's own part of the action, and its value; from the module."""
+TRUTH = ("true_result", "true_belief", "sound")
+"""What the simulator showed, see ``ReasoningBatch.step_info``."""
+ADVANTAGES, TARGETS = "dream_advantages", "dream_targets"
+"""(N,) GAE of each dream and what its value should be."""
+ANSWER_ADVANTAGE, ANSWER_TARGET = "answer_advantage", "answer_target"
+FOCUS_TARGET, ANSWER_TOKENS = "focus_target", "answer_tokens"
+"""(N + 1,) and (L,): what the verified dreams of the question support, see ``ReasoningBatch.reading_target``."""
+LEARNED = (ADVANTAGES, TARGETS, ANSWER_ADVANTAGE, ANSWER_TARGET, FOCUS_TARGET, ANSWER_TOKENS, *TRUTH)
+
+
+def learned_columns(
+    obs: dict[str, np.ndarray], infos: list[dict[str, Any]], dream_value: np.ndarray, value: np.ndarray, ppo: PPOConfig
+) -> dict[str, np.ndarray]:
+    """The ``LEARNED`` columns of one whole episode of S steps.
+
+    Args:
+        obs: observations at the S steps.
+        infos: what the environment told after each of the S steps; the last one knows the targets.
+        dream_value: (S, N) values of the dreams.
+        value: (S,) values of whole steps: that of the answer in the answer phase.
+        ppo: discount and lambda.
+    """
+    steps = len(infos)
+    dream_rewards = np.stack([i["dream_rewards"] for i in infos])
+    answer_rewards = np.array([i["answer_reward"] for i in infos], np.float32)
+    active = (obs["active"] == 1) & (obs["phase"] == Phase.DREAM)[:, None]
+    advantages, targets = per_dream_gae(dream_rewards, dream_value, active, ppo.gamma, ppo.gae_lambda)
+    answering = obs["phase"] == Phase.ANSWER
+    repeat = np.ones(steps, np.int64)[:, None]
+    return {
+        ADVANTAGES: advantages.astype(np.float32),
+        TARGETS: targets.astype(np.float32),
+        ANSWER_ADVANTAGE: ((answer_rewards - value) * answering).astype(np.float32),
+        ANSWER_TARGET: (answer_rewards * answering).astype(np.float32),
+        FOCUS_TARGET: repeat * infos[-1]["focus_target"].astype(np.int64),
+        ANSWER_TOKENS: repeat * infos[-1]["answer_tokens"],
+        **{k: np.stack([i[k] for i in infos]) for k in TRUTH},
+    }
+
+
+def episode_columns(episode: Any, ppo: PPOConfig) -> dict[str, np.ndarray]:
+    """All train columns of an episode, or of a piece of one that already carries its ``LEARNED`` columns.
+
+    Episodes of other env runners must be whole: their columns are computed here.
+    """
+    steps = len(episode)
+    obs, actions = episode.get_observations(slice(0, steps)), episode.get_actions()
+    extra = {k: np.asarray(episode.get_extra_model_outputs(k)) for k in episode.extra_model_outputs}
+    if ADVANTAGES not in extra:
+        extra |= learned_columns(obs, episode.get_infos()[1:], extra[DREAM_VALUE], extra[Columns.VF_PREDS], ppo)
+    kept = (Columns.ACTION_LOGP, DREAM_LOGP, *LEARNED)
+    return {
+        **{f"{Columns.OBS}/{k}": np.asarray(v) for k, v in obs.items()},
+        **{f"{Columns.ACTIONS}/{k}": np.asarray(v) for k, v in actions.items()},
+        **{k: extra[k] for k in kept},
+    }
+
+
+def normalise(columns: dict[str, np.ndarray]) -> None:
+    """Scale advantages of the active dream steps to mean 0 and variance 1, of the answers to variance 1."""
+    phase = columns[f"{Columns.OBS}/phase"]
+    active = (columns[f"{Columns.OBS}/active"] == 1) & (phase == Phase.DREAM)[:, None]
+    own = columns[ADVANTAGES][active]
+    if own.size:
+        scaled = (columns[ADVANTAGES] - own.mean()) / (own.std() + 1e-6)
+        columns[ADVANTAGES] = np.where(active, scaled, 0).astype(np.float32)
+    answers = columns[ANSWER_ADVANTAGE][phase == Phase.ANSWER]
+    if answers.size:
+        columns[ANSWER_ADVANTAGE] = columns[ANSWER_ADVANTAGE] / np.float32(answers.std() + 1e-2)

@@ -134,7 +134,7 @@ class PretrainConfig:
 
     codec_steps: int = 300
     """Updates of the image codec before everything else (it is frozen afterwards)."""
-    steps: int = 300
+    steps: int = 260
     """Updates of the world model, inverse dynamics, graph reasoner and decoder."""
     scenes_per_step: int = 48
     """Scenes per update, over all workers; each gives num_dream_sequences rollouts of random play."""
@@ -195,7 +195,7 @@ class RewardConfig:
 class PPOConfig:
     """PPO (Schulman et al. 2017) in dreams, on RLlib."""
 
-    iterations: int = 36
+    iterations: int = 40
     """Updates; each samples questions_per_iteration new questions."""
     questions_per_iteration: int = 256
     """Episodes per update, over all env runners."""
@@ -211,7 +211,7 @@ class PPOConfig:
     """PPO clip range of the probability ratio."""
     epochs: int = 2
     """Passes over the sampled episodes per update."""
-    minibatch_size: int = 160
+    minibatch_size: int = 80
     """Env steps (each with all its dreams) per gradient step and learner."""
     value_weight: float = 0.5
     """Weight of the value loss."""

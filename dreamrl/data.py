@@ -78,6 +78,7 @@ class RandomPlay:
             "grid": np.array(scene.grid, np.int64),
             **self._dreams(question, rollouts),
             "cloned": cloned,
+            "script": np.array(len(question.script) > 0),
             "focus_target": focus,
             "answer": self.text.encode(text, model.max_answer_tokens, end=True),
             **pairs,

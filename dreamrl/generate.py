@@ -183,6 +183,8 @@ def verdict_text(verdict: Verdict | None) -> str | None:
         return None
     if verdict.exact:
         return "exact: the simulator confirms it"
+    if not verdict.valid and verdict.progress == 0:
+        return "not a plan that can be followed, so it counts as wrong"
     if verdict.success:
         return "works, but is not the shortest"
     return f"wrong (correct leading steps: {verdict.progress:.0%})"

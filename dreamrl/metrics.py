@@ -29,6 +29,7 @@ GLOSSARY: dict[str, str] = {
     "pretrain/loss/codec": "squared error of the image codec's reconstruction, plus the crowding of its codes",
     "pretrain/loss/total": "sum of the losses that are minimised together",
     "pretrain/exact_frame": "share of next pictures predicted with every patch right, on held-out random play",
+    "pretrain/script_accuracy": "share of moves named in a question that the dream makes when its turn comes",
     "pretrain/focus_accuracy": "share of questions for which a dream that supports the answer is chosen",
     "pretrain/answer_accuracy": "share of questions answered with every token right",
     "pretrain/inverse_accuracy": "share of actions inferred right from two pictures",

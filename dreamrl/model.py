@@ -76,7 +76,7 @@ class DreamingReasoningLLM(nn.Module):
         dim, heads = config.embedding_dim, config.num_heads
         self.loaded: Loaded | None = None
         self.codec = ImageCodec(config.patch_size, config.code_levels, config.codec_hidden)
-        self.input_tokenizer = InputTokenizer(vocab_size, config.num_codes, dim, heads)
+        self.input_tokenizer = InputTokenizer(vocab_size, config.num_codes, dim, heads, config.max_prompt_tokens)
         self.dream_generator = DreamGenerator(config, num_actions, self.input_tokenizer)
         self.inverse_dynamics = InverseDynamics(config, num_actions)
         self.graph_reasoner = GraphReasoner(config, num_actions, self.input_tokenizer)

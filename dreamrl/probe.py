@@ -45,9 +45,12 @@ class Probe:
         right = batch["focus_target"].gather(1, answered.focus.unsqueeze(1))
         written = [self.loaded.text.decode(t) for t in answered.tokens.tolist()]
         wanted = [self.loaded.text.decode(t) for t in batch["answer"].tolist()]
+        told = batch["script"][rows.question]
+        follows = (look.action_logits.argmax(-1) == rows.action)[told & batch["cloned"][rows.question, rows.slot]]
         inverse = model.inverse_dynamics(batch["pair_what"], batch["pair_result"], batch["pair_grid"]).argmax(-1)
         out = {
             "exact_frame": float(exact.float().mean()),
+            "script_accuracy": float(follows.float().mean()) if len(follows) else 1.0,
             "focus_accuracy": float(right.float().mean()),
             "answer_accuracy": sum(a == b for a, b in zip(written, wanted, strict=True)) / len(wanted),
             "inverse_accuracy": float((inverse == batch["pair_action"]).float().mean()),

@@ -35,18 +35,14 @@ def train(
         write_yaml(run, out / "config.yaml")
     seconds = _read_seconds(out)
     with stoppable(out) as stop:
-        if "pretrain" in stages or "ppo" in stages:
-            from dreamrl.cluster import ray_session
-
-            with ray_session(run, out, address):
-                if "pretrain" in stages:
-                    _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, stop, resume))
-                elif not (out / "pretrained").exists():
-                    assert model_dir is not None
-                    save_pretrained(replace(load_pretrained(model_dir), run=run), out / "pretrained")
-                if "ppo" in stages:
-                    _timed(seconds, "ppo", out, lambda: _ppo(run, out, stop, resume))
-        if "ppo" not in stages:
+        if "pretrain" in stages:
+            _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, address, stop, resume))
+        elif not (out / "pretrained").exists():
+            assert model_dir is not None
+            save_pretrained(replace(load_pretrained(model_dir), run=run), out / "pretrained")
+        if "ppo" in stages:
+            _timed(seconds, "ppo", out, lambda: _ppo(run, out, address, stop, resume))
+        else:
             shutil.copytree(out / "pretrained", out / "model", dirs_exist_ok=True)
         if "eval" in stages:
             from dreamrl.summary import write_summary
@@ -67,10 +63,11 @@ def _adopt(settings: RunConfig, model_dir: Path | None) -> RunConfig:
     return replace(settings, model=given.model, world=given.world)
 
 
-def _pretrain(run: RunConfig, out: Path, stop: StopRequest, resume: bool) -> None:
+def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool) -> None:
     if (out / "pretrained").exists():
         _say("pretrain: finished before, not repeated")
         return
+    from dreamrl.cluster import ray_session
     from dreamrl.pretrain import STAGE, pretrain_on_ray
 
     done = _resumed_at(out, STAGE, resume)
@@ -84,7 +81,8 @@ def _pretrain(run: RunConfig, out: Path, stop: StopRequest, resume: bool) -> Non
 
     # Ray Train takes over Ctrl-C when it runs in the main thread.
     thread = threading.Thread(target=work, name="pretrain", daemon=True)
-    with StageProgress("pretrain", run.pretrain.steps, done=done) as progress:
+    # A session of its own: what Ray Train leaves running would cost PPO memory.
+    with ray_session(run, out, address), StageProgress("pretrain", run.pretrain.steps, done=done) as progress:
         thread.start()
         while thread.is_alive():
             thread.join(timeout=1.0)
@@ -97,14 +95,15 @@ def _pretrain(run: RunConfig, out: Path, stop: StopRequest, resume: bool) -> Non
         raise failure[0]
 
 
-def _ppo(run: RunConfig, out: Path, stop: StopRequest, resume: bool) -> None:
+def _ppo(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool) -> None:
     if (out / "model").exists():
         _say("ppo: finished before, not repeated")
         return
+    from dreamrl.cluster import ray_session
     from dreamrl.rl.train import STAGE, ppo_on_ray
 
     done = _resumed_at(out, STAGE, resume)
-    with StageProgress("ppo", run.ppo.iterations, done=done) as progress:
+    with ray_session(run, out, address), StageProgress("ppo", run.ppo.iterations, done=done) as progress:
 
         def show(**values: float) -> None:
             names = {"ppo/exact_match": "EM", "ppo/exact_frame": "frame", "ppo/faithfulness": "faithful"}

@@ -3,6 +3,7 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from dreamrl.cli import main
 from dreamrl.config import DreamingConfig, RunConfig
 from dreamrl.saving import new_model
 from dreamrl.settings import load_settings, write_yaml
+from envs.worlds.frozen_lake import tileset
 
 
 class Work:
@@ -102,3 +104,22 @@ def loaded():
         parameter.requires_grad_(False)
         parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
     return loaded
+
+
+class TileCodec:
+    """Stands in for a trained image codec of FrozenLake: every tile has a code of its own."""
+
+    def __init__(self):
+        self.codes = {}
+        for tile in tileset(16).reshape(-1, 16, 16, 3):
+            self.codes.setdefault(tile.tobytes(), len(self.codes))
+
+    def encode(self, frame):
+        rows, columns = frame.shape[0] // 16, frame.shape[1] // 16
+        cells = [frame[16 * r : 16 * r + 16, 16 * c : 16 * c + 16] for r in range(rows) for c in range(columns)]
+        return np.array([self.codes[cell.tobytes()] for cell in cells])
+
+
+@pytest.fixture(scope="session")
+def tile_codec():
+    return TileCodec()

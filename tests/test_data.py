@@ -8,7 +8,7 @@ import torch
 
 from dreamrl.data import CORRUPTED_SHARE, RandomPlay
 from envs.world import Outcome, QuestionKind, Split, roll
-from envs.worlds.frozen_lake import NO_PLAN, FrozenLake, outcome_text, parse_plan, split_of, tileset
+from envs.worlds.frozen_lake import NO_PLAN, FrozenLake, outcome_text, parse_plan, split_of
 
 SCENES = 40
 
@@ -25,28 +25,11 @@ class WatchedLake(FrozenLake):
         return super().true_answer(question, rollouts)
 
 
-class TileCodec:
-    """Stands in for a trained codec: every tile has a code of its own."""
-
-    def __init__(self):
-        self.codes = {}
-        for tile in tileset(16).reshape(-1, 16, 16, 3):
-            self.codes.setdefault(tile.tobytes(), len(self.codes))
-
-    def encode(self, frame):
-        cells = [
-            frame[row : row + 16, column : column + 16]
-            for row in range(0, frame.shape[0], 16)
-            for column in range(0, frame.shape[1], 16)
-        ]
-        return np.array([self.codes[cell.tobytes()] for cell in cells])
-
-
 @pytest.fixture
-def make(loaded):
+def make(loaded, tile_codec):
     def make(seed=0, split=Split.TRAIN, **pretrain):
         run = dataclasses.replace(loaded.run, seed=seed, pretrain=dataclasses.replace(loaded.run.pretrain, **pretrain))
-        return RandomPlay(run, WatchedLake(), loaded.text, TileCodec(), split)
+        return RandomPlay(run, WatchedLake(), loaded.text, tile_codec, split)
 
     return make
 

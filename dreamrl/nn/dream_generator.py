@@ -76,8 +76,7 @@ class DreamGenerator(nn.Module):
         self.belief = nn.Linear(dim, NUM_BELIEFS)
         nn.init.zeros_(self.policy.weight)  # start as uniform random play
         nn.init.zeros_(self.policy.bias)
-        for table in (self.step, self.offset):
-            nn.init.normal_(table.weight, std=0.1)
+        nn.init.normal_(self.offset.weight, std=0.1)
 
     def look(self, what: Tensor, grid: Tensor, step: Tensor, slot: Tensor, prompt: Prompt) -> Look:
         """Read the present picture with the question in mind.

@@ -28,14 +28,16 @@ class InputTokenizer(nn.Module):
         num_codes: image codes V; the table has one more row, for padding.
         dim: channels D.
         heads: attention heads.
+        max_tokens: longest prompt.
     """
 
-    def __init__(self, vocab_size: int, num_codes: int, dim: int, heads: int):
+    def __init__(self, vocab_size: int, num_codes: int, dim: int, heads: int, max_tokens: int):
         """See the class."""
         super().__init__()
         self.head_dim = dim // heads
         self.text = nn.Embedding(vocab_size, dim)
         self.codes = nn.Embedding(num_codes + 1, dim)
+        self.place = nn.Embedding(max_tokens, dim)
         self.reader = Block(dim, heads)
         self.pool = AttentionPool(dim, heads)
 
@@ -45,7 +47,9 @@ class InputTokenizer(nn.Module):
         mask = unique != PAD
         positions = torch.arange(text.shape[1], device=text.device).expand_as(unique)
         tokens = self.reader(
-            self.text(unique), mask=mask[:, None, None, :], angles=rotary_angles(positions, self.head_dim, 100.0)
+            self.text(unique) + self.place(positions),
+            mask=mask[:, None, None, :],
+            angles=rotary_angles(positions, self.head_dim, 100.0),
         )
         summary = self.pool(tokens, mask)
         return Prompt(tokens[rows], mask[rows], summary[rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ FILMSTRIPS = 8
 def write_summary(run: RunConfig, out: Path, seconds: dict[str, float], stop: StopRequest) -> dict[str, Any]:
     """Evaluate random play, the untrained, the pretrained and the final model on the same held-out boards."""
     final, pretrained = load_pretrained(out / "model"), load_pretrained(out / "pretrained")
-    judge = Judge(pretrained.model)
+    judge, started = Judge(pretrained.model), time.perf_counter()
     questions = held_out(final.world, run.world.sizes, run.eval.num_items, EVAL_SEED)
     few = tuple(n for n in run.eval.dreams if n <= run.model.num_dream_sequences) or run.eval.dreams[:1]
     untrained = new_model(run)
@@ -52,7 +53,8 @@ def write_summary(run: RunConfig, out: Path, seconds: dict[str, float], stop: St
             keep = _Filmstrips(loaded, out / "dreams") if name == "ppo" else lambda imagined, first: None
             results[name] = evaluate(loaded, questions, counts, EVAL_SEED, judge, advance, keep)
     random = random_play_exact(final.world, questions, run.model.dream_length, EVAL_SEED)
-    summary = _summary(run, out, final, results, random, seconds)
+    spent = seconds | {"eval": round(seconds.get("eval", 0.0) + time.perf_counter() - started, 2)}
+    summary = _summary(run, out, final, results, random, spent)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     _table(run, results, random)
     return summary

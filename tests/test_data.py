@@ -89,6 +89,7 @@ def test_frames_actions_and_beliefs_are_what_the_simulator_does(drawn):
         cells = scene.grid[0] * scene.grid[1]
         assert data.text.decode(batch["text"][index].tolist()) == question.text
         assert batch["grid"][index].tolist() == list(scene.grid)
+        assert bool(batch["script"][index]) == (question.kind is QuestionKind.PREDICT)
         for n in range(3):
             length = int(batch["lengths"][index, n])
             actions = batch["actions"][index, n, :length].tolist()

@@ -159,6 +159,19 @@ def test_a_new_algorithm_takes_up_weights_and_optimizer(algorithm, model_dir):
         resumed.stop()
 
 
+def test_same_seed_gives_the_same_weights(algorithm, model_dir):
+    directory, run = model_dir
+    again = algorithm_config(run, directory).build_algo()
+    try:
+        for _ in range(2):
+            algorithm.train()
+            again.train()
+        first, second = learner_tensors(algorithm), learner_tensors(again)
+        assert all(torch.equal(first[k], second[k]) for k in first)
+    finally:
+        again.stop()
+
+
 def test_two_runners_sample_what_one_does(model_dir):
     """Runner r of W takes every W-th question; together they take the same ones, with the same random numbers."""
     from dreamrl.rl.env_runner import DreamEnvRunner

@@ -57,12 +57,12 @@ def save_model(
 def load_model_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The ``config`` and ``state`` (on the CPU) that :func:`save_model` was given, or a UserError with the fix."""
     config = check_model_files(directory)
-    return config, _read_tensors(_present(directory) / WEIGHTS)
+    return config, _read_tensors(present(directory) / WEIGHTS)
 
 
 def check_model_files(directory: Path) -> dict[str, Any]:
     """The config of the model in ``directory``, all files being there and undamaged; without importing torch."""
-    directory = _present(directory)
+    directory = present(directory)
     if not directory.is_dir():
         problem = "is a file, not a model directory" if directory.exists() else "does not exist"
         raise UserError(f"model {directory} {problem}; give the model/ directory of a run")
@@ -241,7 +241,7 @@ def _place(aside: Path) -> Path:
     return aside.with_name(aside.name.removeprefix(".").removesuffix(".old"))
 
 
-def _present(directory: Path) -> Path:
+def present(directory: Path) -> Path:
     """``directory``, or the older one that a kill between two renames left aside."""
     return _aside(directory) if not directory.exists() and _aside(directory).is_dir() else directory
 

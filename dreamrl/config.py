@@ -102,7 +102,13 @@ class DreamingConfig:
             f"be >= 2 * model.dream_length + 12 ({2 * self.dream_length + 12})",
         )
         levels_ok = len(self.code_levels) > 0 and all(3 <= level <= 64 for level in self.code_levels)
-        _require(levels_ok, "model.code_levels", list(self.code_levels), "hold at least one level, each 3 to 64")
+        levels_ok = levels_ok and self.num_codes <= 32_000
+        _require(
+            levels_ok,
+            "model.code_levels",
+            list(self.code_levels),
+            "hold at least one level, each 3 to 64, product <= 32000",
+        )
 
     @property
     def num_codes(self) -> int:
@@ -269,7 +275,7 @@ class EvalConfig:
     """Held-out boards, split evenly over world.sizes."""
     dreams: tuple[int, ...] = (1, 4, 16)
     """Numbers of dreams to answer with."""
-    temperature: float = 1.0
+    temperature: float = 3.0
     """Sampling temperature of actions in every dream but the first, which is greedy."""
     bootstrap: int = 1000
     """Resamples behind each 95% interval."""

@@ -77,7 +77,10 @@ def imagine(
     batch.make_room(questions)
     batch.reset(questions)
     count, length = len(questions), batch.length
-    dice = np.stack([_dice(seed, first + q, dreams, length, batch.num_patches) for q in range(count)])
+    dice = np.zeros((count, dreams, length, batch.num_patches + 2))
+    for q, question in enumerate(questions):
+        own = _dice(seed, first + q, dreams, batch.horizon[q], question.scene.grid[0] * question.scene.grid[1])
+        dice[q, :, : own.shape[1], : own.shape[2]] = own
     heat = torch.full((count, dreams), temperature)
     heat[:, 0] = 0.0
     prompt = model.input_tokenizer(torch.from_numpy(batch.tokens))

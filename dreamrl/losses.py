@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamrl.model import DreamingReasoningLLM
-from dreamrl.nn.dream_generator import Look
 from dreamrl.nn.input_tokenizer import Prompt
-from dreamrl.nn.moe import load_balance_loss
+from dreamrl.nn.moe import Routing, load_balance_loss
 from dreamrl.nn.text import BOS, PAD
 
 
@@ -56,27 +55,53 @@ def prompt_rows(prompt: Prompt, question: Tensor) -> Prompt:
     return Prompt(*(part[question] for part in prompt))
 
 
-def world_model_loss(model: DreamingReasoningLLM, rows: Rows, prompt: Prompt) -> tuple[dict[str, Tensor], Look]:
-    """Next picture and belief on true transitions: losses by name, and what the generator saw."""
+def size_groups(grid: Tensor) -> list[tuple[Tensor, int]]:
+    """Rows of ``grid`` (R, 2) with the same number of patches, as (row indices, patches).
+
+    Computed apart, small boards do not pay for the padding of large ones, in time or in memory.
+    """
+    patches = grid.prod(dim=1)
+    return [((patches == size).nonzero().squeeze(1), size) for size in patches.unique().tolist()]
+
+
+class Seen(NamedTuple):
+    """What the generator made of R rows: ``action_logits``, ``chances`` (R, A), ``value``, ``exact`` (R,), routing."""
+
+    action_logits: Tensor
+    chances: Tensor
+    value: Tensor
+    exact: Tensor
+    routing: Routing
+
+
+def world_model_loss(model: DreamingReasoningLLM, rows: Rows, prompt: Prompt) -> tuple[dict[str, Tensor], Seen]:
+    """Next picture and belief on true transitions: losses by name, and what was seen on the way."""
     generator = model.dream_generator
-    look = generator.look(rows.what, rows.grid, rows.step, rows.slot, prompt)
-    result_logits, belief_logits = generator.imagine(look, rows.what, rows.action)
-    targets = rows.result.masked_fill(~look.mask, -100)
-    losses = {
-        "frame": F.cross_entropy(result_logits.flatten(0, 1), targets.flatten()),
-        "belief": F.cross_entropy(belief_logits, rows.belief),
-    }
-    return losses, look
+    frame, belief, parts, order = [], [], [], []
+    for index, size in size_groups(rows.grid):
+        own = Rows(*(part[index] for part in rows))
+        what, result = own.what[:, :size], own.result[:, :size]
+        look = generator.look(what, own.grid, own.step, own.slot, prompt_rows(prompt, index))
+        result_logits, belief_logits = generator.imagine(look, what, own.action)
+        frame.append(F.cross_entropy(result_logits.flatten(0, 1), result.flatten(), reduction="none"))
+        belief.append(F.cross_entropy(belief_logits, own.belief, reduction="none"))
+        exact = (result_logits.argmax(-1) == result).all(1)
+        parts.append((look.action_logits, look.chances, look.value, exact, *look.routing))
+        order.append(index)
+    back = torch.cat(order).argsort()
+    action_logits, chances, value, exact, *routing = (torch.cat(c)[back] for c in zip(*parts, strict=True))
+    losses = {"frame": torch.cat(frame).mean(), "belief": torch.cat(belief).mean()}
+    return losses, Seen(action_logits, chances, value, exact, Routing(*routing))
 
 
-def chance_loss(look: Look, action: Tensor, returns: Tensor) -> Tensor:
+def chance_loss(seen: Seen, action: Tensor, returns: Tensor) -> Tensor:
     """How well does random play go on after each action? Binary cross-entropy against what happened.
 
     ``returns`` (R,) are gamma^k if random play succeeded k steps after ``action`` (R,), else 0: a Monte Carlo
     estimate of the random policy's action values. The policy head shares these features, so PPO starts from
     an encoder that knows where things lead, though no good move was ever shown.
     """
-    chosen = look.chances.gather(1, action.unsqueeze(1)).squeeze(1)
+    chosen = seen.chances.gather(1, action.unsqueeze(1)).squeeze(1)
     return F.binary_cross_entropy_with_logits(chosen, returns)
 
 
@@ -118,14 +143,14 @@ def pretrain_loss(
         batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], happened(batch["lengths"], steps)
     )
     prompt = model.input_tokenizer(batch["text"])
-    losses, look = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
-    action_logp = -F.cross_entropy(look.action_logits, rows.action, reduction="none")
+    losses, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
+    action_logp = -F.cross_entropy(seen.action_logits, rows.action, reduction="none")
     cloned = batch["cloned"][rows.question, rows.slot]
     losses["action"] = -(action_logp * cloned).sum() / cloned.sum().clamp(min=1)
     returns = batch["returns"][rows.question, rows.slot, rows.step]
-    losses["chance"] = chance_loss(look, rows.action, returns)
-    losses["value"] = F.mse_loss(look.value, returns)
-    losses["balance"] = balance_weight * load_balance_loss(look.routing)
+    losses["chance"] = chance_loss(seen, rows.action, returns)
+    losses["value"] = F.mse_loss(seen.value, returns)
+    losses["balance"] = balance_weight * load_balance_loss(seen.routing)
     read, _ = reading_loss(model, batch, prompt)
     losses |= read
     inverse = model.inverse_dynamics(batch["pair_what"], batch["pair_result"], batch["pair_grid"])

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamrl.losses import prompt_rows
+from dreamrl.losses import prompt_rows, size_groups
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.nn.moe import Routing
@@ -44,12 +44,6 @@ class AnswerRows(NamedTuple):
     logp: Tensor
     entropy: Tensor
     value: Tensor
-
-
-def size_groups(grid: Tensor) -> list[tuple[Tensor, int]]:
-    """Rows of ``grid`` (R, 2) with the same number of patches, as (row indices, patches)."""
-    patches = grid.prod(dim=1)
-    return [((patches == size).nonzero().squeeze(1), size) for size in patches.unique().tolist()]
 
 
 def dream(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dreamrl.data import RandomPlay
-from dreamrl.losses import dream_rows, happened, prompt_rows
+from dreamrl.losses import dream_rows, happened, prompt_rows, world_model_loss
 from dreamrl.nn.moe import expert_usage
 from dreamrl.saving import Loaded
 from envs.world import Split
@@ -34,10 +34,7 @@ class Probe:
         mask = happened(batch["lengths"], steps)
         rows = dream_rows(batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], mask)
         prompt = model.input_tokenizer(batch["text"])
-        generator = model.dream_generator
-        look = generator.look(rows.what, rows.grid, rows.step, rows.slot, prompt_rows(prompt, rows.question))
-        result_logits, _ = generator.imagine(look, rows.what, rows.action)
-        exact = ((result_logits.argmax(-1) == rows.result) | ~look.mask).all(1)
+        _, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
         count = batch["focus_target"].shape[1] - 1
         frames, actions, beliefs, lengths = (batch[k][:, :count] for k in ("frames", "actions", "beliefs", "lengths"))
         reading = model.read(frames, actions, beliefs, lengths, prompt)
@@ -46,14 +43,14 @@ class Probe:
         written = [self.loaded.text.decode(t) for t in answered.tokens.tolist()]
         wanted = [self.loaded.text.decode(t) for t in batch["answer"].tolist()]
         told = batch["script"][rows.question]
-        follows = (look.action_logits.argmax(-1) == rows.action)[told & batch["cloned"][rows.question, rows.slot]]
+        follows = (seen.action_logits.argmax(-1) == rows.action)[told & batch["cloned"][rows.question, rows.slot]]
         inverse = model.inverse_dynamics(batch["pair_what"], batch["pair_result"], batch["pair_grid"]).argmax(-1)
         out = {
-            "exact_frame": float(exact.float().mean()),
+            "exact_frame": float(seen.exact.float().mean()),
             "script_accuracy": float(follows.float().mean()) if len(follows) else 1.0,
             "focus_accuracy": float(right.float().mean()),
             "answer_accuracy": sum(a == b for a, b in zip(written, wanted, strict=True)) / len(wanted),
             "inverse_accuracy": float((inverse == batch["pair_action"]).float().mean()),
         }
-        usage = expert_usage(look.routing).tolist()
+        usage = expert_usage(seen.routing).tolist()
         return out | {f"expert_usage/{i}": share for i, share in enumerate(usage)}

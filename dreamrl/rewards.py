@@ -18,6 +18,9 @@ def faithfulness(
     Changed is what the simulator changed, and what the dream claims to have changed. A wrong belief about the
     outcome makes it 0.
 
+    A patch that was wrong before and is right now by standing still does not count: a dream that copies its
+    first picture stays at 0 while the simulator walks on.
+
     Gaming: copying "what" scores 0 whenever something happens. Dreaming only of moves that change nothing
     (into a wall) scores nothing at all, neither good nor bad. Repainting everything adds wrong changed patches.
     """
@@ -26,7 +29,8 @@ def faithfulness(
         return 0.0
     if not changed.any():
         return None
-    return float((true_result == result)[changed].mean())
+    right = (true_result == result) & ((what == true_what) | (what != result))
+    return float(right[changed].mean())
 
 
 def coherence(action_probs: np.ndarray, action: int) -> float:
@@ -41,15 +45,18 @@ def coherence(action_probs: np.ndarray, action: int) -> float:
 
 
 def potential(distance: int | None, length: int) -> float:
-    """Phi in [-1, 0]: minus the distance to success over the dream length; -1 in a dead end."""
-    return -1.0 if distance is None else -min(distance, length) / length
+    """Phi in [0, 1]: 1 minus the distance to success over the dream length; 0 in a dead end.
+
+    Not negative: with a discount, lingering at a negative potential would pay (gamma - 1) * Phi > 0 a step.
+    """
+    return 0.0 if distance is None else 1 - min(distance, length) / length
 
 
 def progress(before: float, after: float, gamma: float) -> float:
     """Potential-based shaping, gamma * Phi(s') - Phi(s) (Ng, Harada and Russell 1999).
 
-    Gaming: around any closed walk it telescopes to at most 0, so walking back and forth earns nothing. A dead
-    end is a state like any other (Phi = -1), so dying does not cash in the remaining distance.
+    Gaming: with Phi >= 0 and gamma <= 1 it telescopes to at most 0 around any closed walk, so walking back and
+    forth earns nothing. A dead end is a state like any other (Phi = 0): dying pays back what was gained.
     """
     return gamma * after - before
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreamrl.checkpoint import load_model_files, save_model
+from dreamrl.checkpoint import load_model_files, present, save_model
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 from dreamrl.model import DreamingReasoningLLM
@@ -77,12 +77,22 @@ def save_pretrained(loaded: Loaded, directory: Path) -> None:
 def load_pretrained(directory: Path) -> Loaded:
     """Read a model directory; every way in which it can be wrong is one :class:`UserError`."""
     config, state = load_model_files(directory)
+    for key, kind in (("run", dict), ("vocab_size", int), ("actions", list)):
+        if not isinstance(config.get(key), kind):
+            raise UserError(f'{directory}/config.json has no "{key}": it was not written by dreamrl, or edited')
     run = from_dict(config["run"], f"{directory}/config.json")
     world = make_world(run.world.name, patch_size=run.model.patch_size)
     try:
-        text = TextTokenizer.load(directory / "tokenizer.json")
+        text = TextTokenizer.load(present(directory) / "tokenizer.json")
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(f"{directory}/tokenizer.json is not a tokenizer: {error}") from error
+    if text.vocab_size != config["vocab_size"]:
+        raise UserError(
+            f"{directory}/tokenizer.json has {text.vocab_size} tokens, config.json says {config['vocab_size']}: "
+            "the files belong to different models"
+        )
+    if list(world.actions) != config["actions"]:
+        raise UserError(f"{directory}/config.json has actions {config['actions']}, {world.name} has other ones")
     model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
     set_weights(model, state, str(directory / "model.safetensors"))
     return _together(run, world, text, model)

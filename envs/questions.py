@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from dreamrl.rewards import answer_correctness, potential
-from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, random_play
+from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, random_play, roll
 
 
 def stream(*key: int) -> np.random.Generator:
     """An independent random stream for each key."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((len(key), *key))))
 
 
 def draw_question(world: World, scene: Scene, predict: bool, length: int, rng: np.random.Generator) -> Question:
@@ -32,7 +32,8 @@ def potentials(question: Question, rollout: Rollout, length: int) -> list[float]
 def rollout_correctness(question: Question, rollout: Rollout) -> float:
     """What the verifier pays for a dream with these true consequences, were it the answer."""
     if question.kind is QuestionKind.PREDICT:
-        return answer_correctness(rollout.actions == question.script, False)
+        followed = rollout.actions == roll(question.scene, question.script).actions  # moves after the end are void
+        return answer_correctness(followed, False)
     optimal = question.scene.distance(question.scene.start)
-    success = rollout.outcome is Outcome.SUCCESS and len(set(rollout.states)) == len(rollout.states)
+    success = rollout.outcome is Outcome.SUCCESS and rollout.moves_always
     return answer_correctness(success and len(rollout.actions) == optimal, success)

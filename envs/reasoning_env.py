@@ -7,7 +7,7 @@ process for one question, as a Gymnasium environment; the batched env runner use
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import gymnasium as gym
@@ -33,9 +33,10 @@ class Phase(IntEnum):
 class Scores:
     """What the simulator found in one dream so far: per-step lists and the pay at its end."""
 
-    faithful: list[float]
-    coherent: list[float]
-    exact: list[bool]
+    faithful: list[float] = field(default_factory=list)
+    coherent: list[float] = field(default_factory=list)
+    exact: list[bool] = field(default_factory=list)
+    believed: list[bool] = field(default_factory=list)
     progress: float = 0.0
     correctness: float = 0.0
     creativity: float = 0.0
@@ -54,11 +55,15 @@ class ReasoningBatch:
         self.length = config.model.dream_length
         self.num_patches = max(config.world.sizes) ** 2
 
+    def horizon_of(self, question: Question) -> int:
+        """Longest dream about ``question``: boards larger than those trained on get proportionally more steps."""
+        trained, side = max(self.config.world.sizes), max(question.scene.grid)
+        length = self.config.model.dream_length
+        return max(length, -(-length * side // trained))
+
     def make_room(self, questions: Sequence[Question]) -> None:
-        """Allow for pictures larger than those trained on, and for proportionally longer dreams."""
-        trained = max(self.config.world.sizes)
-        side = max(max(q.scene.grid) for q in questions)
-        self.length = max(self.length, -(-self.config.model.dream_length * side // trained))
+        """Allow for pictures larger than those trained on, and for longer dreams."""
+        self.length = max(self.length, *(self.horizon_of(q) for q in questions))
         self.num_patches = max(self.num_patches, *(q.scene.grid[0] * q.scene.grid[1] for q in questions))
 
     def reset(self, questions: Sequence[Question]) -> dict[str, np.ndarray]:
@@ -67,16 +72,19 @@ class ReasoningBatch:
         self.questions = list(questions)
         self.tokens = np.stack([self.text.encode(q.text, self.config.model.max_prompt_tokens) for q in questions])
         self.grid = np.array([q.scene.grid for q in questions], np.int64)
+        self.horizon = [self.horizon_of(q) for q in questions]
         self.frames = np.full((*shape, self.length + 1, self.num_patches), self.config.model.num_codes, np.int16)
         self.actions = np.zeros((*shape, self.length), np.int8)
         self.beliefs = np.zeros((*shape, self.length), np.int8)
-        self.lengths = np.zeros(shape, np.int8)
+        self.lengths = np.zeros(shape, np.int16)
         self.active = np.ones(shape, np.int8)
         self.phase = np.full(count, Phase.DREAM, np.int8)
-        self.step_index = np.zeros(count, np.int8)
+        self.step_index = np.zeros(count, np.int16)
         self.states = [[[q.scene.start] for _ in range(self.dreams)] for q in questions]
         self.outcomes = [[Outcome.CONTINUE] * self.dreams for _ in questions]
-        self.scores = [[Scores(faithful=[], coherent=[], exact=[]) for _ in range(self.dreams)] for _ in questions]
+        self.scores = [
+            [Scores(faithful=[], coherent=[], exact=[], believed=[]) for _ in range(self.dreams)] for _ in questions
+        ]
         self.true_result = np.zeros((*shape, self.num_patches), np.int16)
         self.true_belief = np.zeros(shape, np.int8)
         self.sound = np.zeros(shape, bool)
@@ -125,7 +133,9 @@ class ReasoningBatch:
         if len(moving):
             q, n = moving.T
             t = self.step_index[q]
-            self.frames[q, n, t + 1] = action["result"][q, n]
+            patches = np.arange(self.num_patches) < self.grid[q].prod(1)[:, None]
+            # What is claimed past the picture is no part of the dream: it must not make dreams differ.
+            self.frames[q, n, t + 1] = np.where(patches, action["result"][q, n], self.config.model.num_codes)
             self.actions[q, n, t] = action["action"][q, n]
             self.beliefs[q, n, t] = action["belief"][q, n]
             self.lengths[q, n] += 1
@@ -142,7 +152,7 @@ class ReasoningBatch:
         """Run the claimed action in the simulator, compare, and pay one step of one dream."""
         question, weights = self.questions[index], self.config.reward
         scores, states = self.scores[index][dream], self.states[index][dream]
-        t = int(self.step_index[index])
+        t, horizon = int(self.step_index[index]), self.horizon[index]
         action = int(self.actions[index, dream, t])
         belief = int(self.beliefs[index, dream, t])
         state, outcome = question.scene.step(states[-1], action)
@@ -158,17 +168,18 @@ class ReasoningBatch:
         belief_true = belief == self.true_belief[index, dream]
         faith = faithfulness(true_what, true_result, what, result, belief_true)
         coherent = coherence(action_probs, action)
+        scores.believed.append(bool(belief_true))
         scores.exact.append(bool((true_result == result).all()))
         scores.coherent.append(coherent)
-        pay = weights.coherence * (coherent - 1) / self.length
+        pay = weights.coherence * (coherent - 1) / horizon
         if faith is not None:
             scores.faithful.append(faith)
-            pay += weights.faithfulness * (faith - 1) / self.length
-        phi = potentials(question, self.rollout(index, dream), self.length)
+            pay += weights.faithfulness * (faith - 1) / horizon
+        phi = potentials(question, self.rollout(index, dream), horizon)
         shaped = progress(phi[-2], phi[-1], self.config.ppo.gamma)
         scores.progress += shaped
         pay += weights.progress * shaped
-        if belief != Outcome.CONTINUE or t + 1 == self.length:
+        if belief != Outcome.CONTINUE or t + 1 == horizon:
             self.active[index, dream] = 0
             believed = belief_true and belief != Outcome.CONTINUE
             scores.correctness = rollout_correctness(question, self.rollout(index, dream)) * believed
@@ -210,12 +221,7 @@ class ReasoningBatch:
         """
         question, count = self.questions[index], self.dreams
         rollouts = [self.rollout(index, n) for n in range(count)]
-        sound = [
-            all(self.scores[index][n].exact)
-            and self.beliefs[index, n, self.lengths[index, n] - 1]
-            == question.belief(rollouts[n].outcome, len(rollouts[n].actions))
-            for n in range(count)
-        ]
+        sound = [all(s.exact) and all(s.believed) for s in self.scores[index]]
         seen = [n for n in range(count) if sound[n]]
         best, answer = self.world.true_answer(question, [rollouts[n] for n in seen])
         focus = np.zeros(count + 1, bool)
@@ -331,9 +337,9 @@ def reasoning_spaces(config: RunConfig, world: World, text: TextTokenizer) -> tu
         "frames": box(model.num_codes, (dreams, length + 1, patches), np.int16),
         "actions": box(actions - 1, (dreams, length), np.int8),
         "beliefs": box(beliefs - 1, (dreams, length), np.int8),
-        "lengths": box(length, (dreams,), np.int8),
+        "lengths": box(length, (dreams,), np.int16),
         "active": box(1, (dreams,), np.int8),
-        "step": box(length, (), np.int8),
+        "step": box(length, (), np.int16),
         "phase": box(len(Phase) - 1, (), np.int8),
     }
     action: dict[str, gym.Space] = {

@@ -118,6 +118,11 @@ class Rollout:
     actions: tuple[int, ...]
     outcome: Outcome
 
+    @property
+    def moves_always(self) -> bool:
+        """Whether every action changed the state; one that does not (into a wall) is no legal move of a plan."""
+        return all(a != b for a, b in zip(self.states, self.states[1:], strict=False))
+
 
 class World(ABC):
     """A family of scenes with named actions, a patch-aligned picture of each state, and questions."""

@@ -21,6 +21,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer):
         """Args: ``tokenizer`` whose first three ids are padding, begin and end."""
         self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True  # "<eos>" typed by a person is text, not the end mark
         if [tokenizer.token_to_id(t) for t in (PAD_TOKEN, BOS_TOKEN, EOS_TOKEN)] != [PAD, BOS, EOS]:
             raise ValueError("tokenizer.json does not start with <pad>, <bos>, <eos>: it was not made by dreamrl")
 
@@ -55,6 +56,10 @@ class TextTokenizer:
 
     def encode(self, text: str, length: int, end: bool = False) -> np.ndarray:
         """(length,) int64 ids, padded; a longer text is a ValueError, never cut silently."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text is not valid Unicode: {text[:80]!r}") from error
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids + ([EOS] if end else [])
         if len(ids) > length:
             raise ValueError(f"text of {len(ids)} tokens is longer than {length}: {text[:80]!r}")

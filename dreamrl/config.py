@@ -140,9 +140,9 @@ class PretrainConfig:
 
     codec_steps: int = 300
     """Updates of the image codec before everything else (it is frozen afterwards)."""
-    steps: int = 260
+    steps: int = 360
     """Updates of the world model, inverse dynamics, graph reasoner and decoder."""
-    scenes_per_step: int = 48
+    scenes_per_step: int = 32
     """Scenes per update, over all workers; each gives num_dream_sequences rollouts of random play."""
     lr: float = 3e-3
     """Peak learning rate of AdamW, cosine decay after a short warm-up."""
@@ -201,7 +201,7 @@ class RewardConfig:
 class PPOConfig:
     """PPO (Schulman et al. 2017) in dreams, on RLlib."""
 
-    iterations: int = 40
+    iterations: int = 36
     """Updates; each samples questions_per_iteration new questions."""
     questions_per_iteration: int = 256
     """Episodes per update, over all env runners."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamrl.imagine import Imagined, answer, imagine
 from dreamrl.judge import Judge
+from dreamrl.process import settle
 from dreamrl.saving import Loaded, load_pretrained
 from dreamrl.statistics import bootstrap_interval
 from dreamrl.terminal import StageProgress
@@ -113,6 +114,7 @@ def evaluate_command(
     dreams: int,
 ) -> dict[str, Any]:
     """What ``dreamrl eval`` prints."""
+    settle()
     loaded = load_pretrained(model_dir)
     scenes_of = make_world(world, patch_size=loaded.run.model.patch_size)
     if items is None:

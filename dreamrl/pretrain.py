@@ -22,6 +22,7 @@ from dreamrl.losses import codec_loss, pretrain_loss, touch_all
 from dreamrl.metrics import MetricsWriter
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.probe import Probe
+from dreamrl.process import settle
 from dreamrl.saving import Loaded, new_model, optimizer_tensors, save_pretrained, set_optimizer, set_weights, weights
 from dreamrl.stop import StopRequest
 
@@ -91,7 +92,7 @@ def pretrain_loop(
     Returns:
         the trained model, which rank 0 has saved as ``out/pretrained``; None if it was stopped before.
     """
-    torch.set_num_threads(1)
+    settle()
     loaded = new_model(run)
     model, settings = loaded.model, run.pretrain
     data = RandomPlay(run, loaded.world, loaded.text, model.codec)

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dreamrl.checkpoint import newest_checkpoint
 from dreamrl.config import DreamingConfig, RunConfig
 from dreamrl.errors import UserError
+from dreamrl.process import settle
 from dreamrl.saving import load_pretrained, save_pretrained
 from dreamrl.settings import write_yaml
 from dreamrl.stop import StopRequest, stoppable
@@ -28,11 +27,23 @@ def train(
 
     ``model_dir`` is the pretrained model that PPO starts from when "pretrain" is not among the stages.
     """
-    torch.set_num_threads(1)
+    settle()
     run = _adopt(settings, model_dir)
+    fresh = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     if not resume:
         write_yaml(run, out / "config.yaml")
+    try:
+        _run_stages(run, out, address, stages, resume, model_dir)
+    except UserError:
+        if fresh and not (out / "metrics.jsonl").exists():
+            shutil.rmtree(out)  # nothing was learned: leave no trace of a start that failed
+        raise
+
+
+def _run_stages(
+    run: RunConfig, out: Path, address: str, stages: tuple[str, ...], resume: bool, model_dir: Path | None
+) -> None:
     seconds = _read_seconds(out)
     with stoppable(out) as stop:
         if "pretrain" in stages:
@@ -96,21 +107,21 @@ def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume
 
 
 def _ppo(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool) -> None:
-    if (out / "model").exists():
-        _say("ppo: finished before, not repeated")
-        return
     from dreamrl.cluster import ray_session
     from dreamrl.rl.train import STAGE, ppo_on_ray
 
     done = _resumed_at(out, STAGE, resume)
+    if done >= run.ppo.iterations and (out / "model").exists():
+        _say("ppo: finished before, not repeated")
+        return
     with ray_session(run, out, address), StageProgress("ppo", run.ppo.iterations, done=done) as progress:
 
         def show(**values: float) -> None:
             names = {"ppo/exact_match": "EM", "ppo/exact_frame": "frame", "ppo/faithfulness": "faithful"}
             progress.advance(1, **{label: values[name] for name, label in names.items() if name in values})
 
-        ppo_on_ray(run, out, out / "pretrained", show, stop)
-    if stop.asked and not (out / "model").exists():
+        trained = ppo_on_ray(run, out, out / "pretrained", show, stop)
+    if trained is None:
         raise KeyboardInterrupt
 
 

@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from dreamrl import policy
+from dreamrl.process import settle
 from dreamrl.rl.columns import DREAM_LOGP, DREAM_VALUE, TRUTH
 from dreamrl.saving import load_pretrained
 
@@ -29,6 +30,7 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
 
     def setup(self):
         """Load the model; what judges the dreams (codec, inverse dynamics) is not trained."""
+        settle()
         loaded = load_pretrained(Path(self.model_config["model_dir"]))
         self.model = loaded.model
         self.model.codec.requires_grad_(False)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig as RLlibPPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -145,7 +144,6 @@ def ppo_on_ray(
     Returns:
         the trained model, saved as ``out/model``.
     """
-    torch.set_num_threads(1)
     found = newest_checkpoint(out / "checkpoints", STAGE)
     counts = {"iteration": 0, "episodes": 0, "env_steps": 0}
     if found is not None:

@@ -1,0 +1,27 @@
+"""What every process that computes does first."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+KEEP_BYTES = 2**30
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""From glibc's malloc.h."""
+
+
+def settle() -> None:
+    """One torch thread, and a heap that is kept.
+
+    More threads than one slow networks of this size down. glibc hands large blocks back to the kernel and asks
+    for them again at every step: keeping them made a training step a fifth faster, at the same peak memory.
+    """
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
+            libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
+            libc.mallopt(M_TOP_PAD, 2**26)

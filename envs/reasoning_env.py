@@ -214,15 +214,23 @@ class ReasoningBatch:
             outcome=self.outcomes[index][dream],
         )
 
-    def reading_target(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What should be answered from these dreams: focus (N + 1,) bool and answer tokens (L,).
+    def dreams_to_read(self, index: int) -> int:
+        """How many of a question's dreams the reading loss shows: N for half of all scenes, else 1 to N.
+
+        A reasoner that always saw N dreams calls a single good one "none" too often.
+        """
+        number = int(self.questions[index].scene.key[:8], 16)
+        return self.dreams if number % 2 else 1 + (number // 2) % self.dreams
+
+    def reading_target(self, index: int, shown: int) -> tuple[np.ndarray, np.ndarray]:
+        """What should be answered from the first ``shown`` dreams: focus (N + 1,) bool and answer tokens (L,).
 
         Only dreams whose every picture and belief the simulator confirms count as seen.
         """
         question, count = self.questions[index], self.dreams
         rollouts = [self.rollout(index, n) for n in range(count)]
         sound = [all(s.exact) and all(s.believed) for s in self.scores[index]]
-        seen = [n for n in range(count) if sound[n]]
+        seen = [n for n in range(shown) if sound[n]]
         best, answer = self.world.true_answer(question, [rollouts[n] for n in seen])
         focus = np.zeros(count + 1, bool)
         focus[[seen[i] for i in best] or [count]] = True
@@ -244,12 +252,14 @@ class ReasoningBatch:
 
     def final_info(self, index: int) -> dict:
         """What is known of a question once it is answered."""
-        focus, tokens = self.reading_target(index)
+        shown = self.dreams_to_read(index)
+        focus, tokens = self.reading_target(index, shown)
         return {
             "answer": self.answers[index],
             "reward_parts": self.breakdown(index),
             "focus_target": focus,
             "answer_tokens": tokens,
+            "dreams_shown": shown,
         }
 
     def breakdown(self, index: int) -> dict[str, float]:

@@ -17,15 +17,16 @@ SMALL = (
     "pretrain.scenes_per_step=32",
     "pretrain.checkpoint_every=20",
     "pretrain.num_workers=1",
-    "ppo.iterations=8",
-    "ppo.questions_per_iteration=96",
-    "ppo.minibatch_size=96",
+    "ppo.iterations=12",
+    "ppo.questions_per_iteration=128",
+    "ppo.minibatch_size=40",
+    "ppo.replay_scenes=2",
     "ppo.checkpoint_every=2",
     "ppo.num_learners=0",
     "eval.num_items=100",
     "eval.dreams=[1,4]",
 )
-"""3x3 boards, about two minutes: far from the numbers of the main job, far above an untrained model."""
+"""3x3 boards, about three minutes: far from the numbers of the main job, far above an untrained model."""
 
 
 def start(*arguments):
@@ -69,10 +70,10 @@ def test_exact_match_rises_far_above_the_untrained_model(uninterrupted):
     out, output = uninterrupted
     summary = json.loads((out / "summary.json").read_text())
     exact = summary["exact_match"]
-    assert exact["ppo_4"] >= exact["untrained"] + 0.35
-    assert exact["ppo_1"] >= exact["pretrained_1"] + 0.15
+    assert exact["ppo_4"] >= exact["untrained"] + 0.5
+    assert exact["ppo_1"] >= exact["pretrained_1"] + 0.3
     assert summary["exact_frame"]["ppo"] >= 0.9
-    assert summary["episodes"] == 8 * 96
+    assert summary["episodes"] == 12 * 128
     for name in (
         "config.yaml",
         "metrics.jsonl",
@@ -143,4 +144,4 @@ def test_same_seed_same_result(uninterrupted, tmp_path):
     assert second["episodes"] == first["episodes"]
     assert abs(second["exact_match"]["ppo_4"] - first["exact_match"]["ppo_4"]) <= 0.15
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"ppo"' in line]
-    assert steps == sorted(set(steps)) == list(range(1, 9))
+    assert steps == sorted(set(steps)) == list(range(1, 13))

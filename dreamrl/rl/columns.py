@@ -22,9 +22,9 @@ TRUTH = ("true_result", "true_belief", "sound")
 ADVANTAGES, TARGETS = "dream_advantages", "dream_targets"
 """(N,) GAE of each dream and what its value should be."""
 ANSWER_ADVANTAGE, ANSWER_TARGET = "answer_advantage", "answer_target"
-FOCUS_TARGET, ANSWER_TOKENS = "focus_target", "answer_tokens"
-"""(N + 1,) and (L,): what the verified dreams of the question support, see ``ReasoningBatch.reading_target``."""
-LEARNED = (ADVANTAGES, TARGETS, ANSWER_ADVANTAGE, ANSWER_TARGET, FOCUS_TARGET, ANSWER_TOKENS, *TRUTH)
+FOCUS_TARGET, ANSWER_TOKENS, DREAMS_SHOWN = "focus_target", "answer_tokens", "dreams_shown"
+"""(N + 1,), (L,), (): what the first of the dreams support, see ``ReasoningBatch.reading_target``, and how many."""
+LEARNED = (ADVANTAGES, TARGETS, ANSWER_ADVANTAGE, ANSWER_TARGET, FOCUS_TARGET, ANSWER_TOKENS, DREAMS_SHOWN, *TRUTH)
 
 
 def learned_columns(
@@ -53,6 +53,7 @@ def learned_columns(
         ANSWER_TARGET: (answer_rewards * answering).astype(np.float32),
         FOCUS_TARGET: repeat * infos[-1]["focus_target"].astype(np.int64),
         ANSWER_TOKENS: repeat * infos[-1]["answer_tokens"],
+        DREAMS_SHOWN: np.full(steps, infos[-1]["dreams_shown"], np.int64),
         **{k: np.stack([i[k] for i in infos]) for k in TRUTH},
     }
 

@@ -33,6 +33,7 @@ from dreamrl.rl.columns import (
     ANSWER_TARGET,
     ANSWER_TOKENS,
     DREAM_LOGP,
+    DREAMS_SHOWN,
     FOCUS_TARGET,
     TARGETS,
     episode_columns,
@@ -132,6 +133,8 @@ class DreamPPOLearner(PPOTorchLearner):
         question = fwd_out["answers"].question
         obs = batch[Columns.OBS]
         sub = {k: obs[k].long()[question] for k in ("frames", "actions", "beliefs", "lengths")}
+        hidden = torch.arange(sub["lengths"].shape[1]) >= batch[DREAMS_SHOWN][question].unsqueeze(1)
+        sub["lengths"] = sub["lengths"].masked_fill(hidden, 0)  # a dream without steps has no nodes
         sub |= {"focus_target": batch[FOCUS_TARGET][question], "answer": batch[ANSWER_TOKENS][question]}
         return reading_loss(model, sub, prompt_rows(fwd_out["prompt"], question))[0]
 

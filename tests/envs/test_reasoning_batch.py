@@ -245,7 +245,7 @@ def test_nothing_of_the_truth_is_observed(play):
 
 
 def words(game):
-    focus, tokens = game.batch.reading_target(0)
+    focus, tokens = game.batch.reading_target(0, game.batch.dreams)
     return focus.tolist(), game.text.decode(tokens)
 
 

@@ -106,7 +106,7 @@ def test_a_batch_equals_single_environments(loaded, make_env):
             assert answer_rewards[index] == info["answer_reward"]
             if over[index]:
                 assert batch.breakdown(index) == pytest.approx(info["reward_parts"], abs=1e-5)
-                assert (batch.reading_target(index)[0] == info["focus_target"]).all()
+                assert (batch.reading_target(index, batch.dreams_to_read(index))[0] == info["focus_target"]).all()
             earned += 1
     assert earned > 2 * count
 

@@ -18,7 +18,7 @@ from dreamrl.nn.graph import Reading
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.saving import Loaded
 from envs.questions import stream
-from envs.reasoning_env import Phase, ReasoningBatch
+from envs.reasoning_batch import Phase, ReasoningBatch
 from envs.world import Question
 
 

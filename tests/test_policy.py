@@ -12,7 +12,7 @@ from dreamrl import policy
 from dreamrl.judge import Judge
 from dreamrl.losses import prompt_rows
 from envs.questions import stream
-from envs.reasoning_env import Phase, ReasoningBatch
+from envs.reasoning_batch import Phase, ReasoningBatch
 from envs.world import QuestionKind, Split
 
 DREAMS = 3

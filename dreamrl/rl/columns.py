@@ -13,7 +13,7 @@ from ray.rllib.core.columns import Columns
 
 from dreamrl.advantages import per_dream_gae
 from dreamrl.config import PPOConfig
-from envs.reasoning_env import Phase
+from envs.reasoning_batch import Phase
 
 DREAM_LOGP, DREAM_VALUE = "dream_logp", "dream_value"
 """(N,) of each dream's own part of the action, and its value; from the module."""

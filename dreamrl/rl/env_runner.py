@@ -18,7 +18,8 @@ from dreamrl.config import RunConfig
 from dreamrl.rl.columns import DREAM_LOGP, DREAM_VALUE, learned_columns
 from dreamrl.rl.module import UNIFORM, UNIFORM_ANSWER, DreamRLModule
 from envs.questions import stream
-from envs.reasoning_env import Phase, ReasoningBatch, ReasoningEnv, training_question
+from envs.reasoning_batch import Phase, ReasoningBatch, training_question
+from envs.reasoning_env import ReasoningEnv
 
 STEP_COLUMNS = (Columns.ACTION_LOGP, Columns.VF_PREDS, DREAM_LOGP, DREAM_VALUE)
 

@@ -5,7 +5,7 @@ import pytest
 
 from dreamrl.nn.codec import FrameCodes
 from dreamrl.rewards import potential, progress
-from envs.reasoning_env import Phase, ReasoningBatch
+from envs.reasoning_batch import Phase, ReasoningBatch
 from envs.world import Outcome, Question, QuestionKind
 from envs.worlds.frozen_lake import NO_PLAN, FrozenLake
 

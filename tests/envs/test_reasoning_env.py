@@ -6,7 +6,8 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from dreamrl.judge import Judge
-from envs.reasoning_env import Phase, ReasoningBatch, ReasoningEnv, training_question
+from envs.reasoning_batch import Phase, ReasoningBatch, training_question
+from envs.reasoning_env import ReasoningEnv
 from envs.world import Outcome, QuestionKind, Split
 from envs.worlds.frozen_lake import split_of
 

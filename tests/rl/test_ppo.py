@@ -11,7 +11,7 @@ from dreamrl.pretrain import train_codec
 from dreamrl.rl.learner import policy_losses
 from dreamrl.rl.train import algorithm_config, learner_tensors, model_part, restore_learners
 from dreamrl.saving import new_model, save_pretrained
-from envs.reasoning_env import Phase
+from envs.reasoning_batch import Phase
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -201,7 +201,7 @@ class RewardConfig:
 class PPOConfig:
     """PPO (Schulman et al. 2017) in dreams, on RLlib."""
 
-    iterations: int = 30
+    iterations: int = 26
     """Updates; each samples questions_per_iteration new questions."""
     questions_per_iteration: int = 256
     """Episodes per update, over all env runners."""

@@ -42,6 +42,9 @@ from dreamrl.rl.columns import (
 from dreamrl.saving import load_pretrained
 from envs.questions import stream
 
+PLACE = "place"
+"""Column with the learner's place among all, see :func:`place_of_all`."""
+
 
 class EpisodesToBatch(ConnectorV2):
     """Episodes -> one shuffled train batch with per-dream advantages.
@@ -69,6 +72,7 @@ class EpisodesToBatch(ConnectorV2):
         self.calls += 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
         flat: dict[str, Any] = {k: v for k, v in tensors.items() if "/" not in k}
+        flat[PLACE] = torch.full((len(order),), place_of_all(float(columns[Columns.ACTION_LOGP].sum(dtype=np.float64))))
         for group in (Columns.OBS, Columns.ACTIONS):
             flat[group] = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith(f"{group}/")}
         return {DEFAULT_MODULE_ID: flat}
@@ -85,6 +89,20 @@ def rows_of_all(count: int) -> int:
     return int(rows)
 
 
+def place_of_all(fingerprint: float) -> int:
+    """This learner's place among all, by the content of its shard.
+
+    Ranks depend on the order in which processes start. A place that depends on the data alone pairs every shard
+    with the same share of the replay in each run, so that the same seed gives the same sums.
+    """
+    if not torch.distributed.is_initialized():
+        return 0
+    own = torch.tensor(fingerprint, dtype=torch.float64)
+    all_of_them = [torch.zeros_like(own) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(all_of_them, own)
+    return sum(bool(other < own) for other in all_of_them)
+
+
 class DreamPPOLearner(PPOTorchLearner):
     """PPO whose ratio, advantage and value belong to one dream; plus what keeps the world model true.
 
@@ -99,7 +117,6 @@ class DreamPPOLearner(PPOTorchLearner):
         self.run: RunConfig = loaded.run
         self.start_iteration = int(extra["start_iteration"])
         self.replay = RandomPlay(self.run, loaded.world, loaded.text, loaded.model.codec)
-        self.rank = int(getattr(self, "_learner_index", 0) or 0)
         self.replayed = 0
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
@@ -122,7 +139,7 @@ class DreamPPOLearner(PPOTorchLearner):
         if answers is not None:
             read = self._reading(model, batch, fwd_out)
             loss = loss + ppo.answer_weight * sum(read.values())
-        replay, replay_metrics = self._replay(model)
+        replay, replay_metrics = self._replay(model, int(batch[PLACE][0]))
         loss = loss + ppo.replay_weight * replay
         metrics |= replay_metrics
         loss = loss + touch_all(model)
@@ -138,11 +155,11 @@ class DreamPPOLearner(PPOTorchLearner):
         sub |= {"focus_target": batch[FOCUS_TARGET][question], "answer": batch[ANSWER_TOKENS][question]}
         return reading_loss(model, sub, prompt_rows(fwd_out["prompt"], question))[0]
 
-    def _replay(self, model: DreamingReasoningLLM) -> tuple[Tensor, dict[str, Tensor]]:
+    def _replay(self, model: DreamingReasoningLLM, place: int) -> tuple[Tensor, dict[str, Tensor]]:
         """World-model and reading loss on fresh random play."""
         ppo, workers = self.run.ppo, max(1, self.config.num_learners or 0)
         index = (self.start_iteration + self._weights_seq_no) * MOST_MINIBATCHES + self.replayed
-        batch = self.replay.batch(index, ppo.replay_scenes, self.rank, workers, key=4)
+        batch = self.replay.batch(index, ppo.replay_scenes, place, workers, key=4)
         self.replayed += 1
         steps = batch["actions"].shape[-1]
         rows = dream_rows(

@@ -82,5 +82,5 @@ def test_it_learns_what_random_play_shows(tmp_path):
     pretrain_loop(run, tmp_path)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["pretrain/exact_frame"] > 0.8
-    assert last["pretrain/focus_accuracy"] > 0.8
+    assert last["pretrain/focus_accuracy"] > 0.85
     assert last["pretrain/answer_accuracy"] > 0.6

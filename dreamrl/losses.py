@@ -134,9 +134,7 @@ def reading_loss(
     return {"focus": (focus_loss * asked).sum() / asked.sum().clamp(min=1), "answer": token_loss}, reading.value
 
 
-def pretrain_loss(
-    model: DreamingReasoningLLM, batch: dict[str, Tensor], balance_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+def pretrain_loss(model: DreamingReasoningLLM, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Everything that random play teaches, on one batch of :class:`dreamrl.data.RandomPlay`."""
     steps = batch["actions"].shape[-1]
     rows = dream_rows(
@@ -150,7 +148,7 @@ def pretrain_loss(
     returns = batch["returns"][rows.question, rows.slot, rows.step]
     losses["chance"] = chance_loss(seen, rows.action, returns)
     losses["value"] = F.mse_loss(seen.value, returns)
-    losses["balance"] = balance_weight * load_balance_loss(seen.routing)
+    losses["balance"] = model.config.load_balance_loss_weight * load_balance_loss(seen.routing)
     read, _ = reading_loss(model, batch, prompt)
     losses |= read
     inverse = model.inverse_dynamics(batch["pair_what"], batch["pair_result"], batch["pair_grid"])

@@ -36,15 +36,14 @@ STAGE = "pretrain"
 class PretrainStep(nn.Module):
     """The loss as a module's forward pass, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, model: DreamingReasoningLLM, balance_weight: float):
-        """Args: ``model`` to train; ``balance_weight`` of the load-balance loss."""
+    def __init__(self, model: DreamingReasoningLLM):
+        """Args: ``model`` to train."""
         super().__init__()
         self.model = model
-        self.balance_weight = balance_weight
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See :func:`dreamrl.losses.pretrain_loss`."""
-        loss, metrics = pretrain_loss(self.model, batch, self.balance_weight)
+        loss, metrics = pretrain_loss(self.model, batch)
         return loss + touch_all(self.model), metrics
 
 
@@ -105,7 +104,7 @@ def pretrain_loop(
         start, codec_error = int(state["step"]), float(state["codec_loss"])
         set_weights(model, {k: v for k, v in tensors.items() if not k.startswith("optimizer/")}, "checkpoint")
         model.codec.requires_grad_(False)
-    step_module = wrap(PretrainStep(model, settings.balance_weight))
+    step_module = wrap(PretrainStep(model))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
     if found is not None:

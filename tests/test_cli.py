@@ -38,12 +38,12 @@ def test_settings_come_from_the_command_line_in_any_order(fake_work):
         "world.sizes=3,4",
         "--out",
         "here",
-        "ppo.clip=0.3",
+        "model.ppo_clip_epsilon=0.3",
         "--address=auto",
     ]
     assert main(words) == 0
     config, out, address, _, resume, _ = fake_work.calls[0]
-    assert (config.ppo.lr, config.ppo.clip, config.world.sizes, config.seed) == (1e-4, 0.3, (3, 4), 3)
+    assert (config.ppo.lr, config.model.ppo_clip_epsilon, config.world.sizes, config.seed) == (1e-4, 0.3, (3, 4), 3)
     assert (out, address, resume) == (Path("here"), "auto", False)
 
 

@@ -26,7 +26,10 @@ from dreamrl.errors import UserError
         ("train --seed=-1", "run.seed (-1) must be between 0 and"),
         ("train --preset nani", 'unknown preset "nani"; did you mean "nano"?'),
         ("train nano", '"nano" is not a setting; write key=value'),
-        ("train ppo.lr=1 --seed 3 ppo.cilp=2", 'unknown key "ppo.cilp" in the command line; did you mean "ppo.clip"?'),
+        (
+            "train ppo.lr=1 --seed 3 ppo.gmama=2",
+            'unknown key "ppo.gmama" in the command line; did you mean "ppo.gamma"?',
+        ),
         ("train ppo.lr=abc", 'ppo.lr ("abc") must be a number'),
         ("train model.moe_top_k=8", "model.moe_top_k (8) must be <= model.num_experts (4)"),
         ("train world.name=frozen_lace", 'unknown world "frozen_lace"; did you mean "frozen_lake"?'),

@@ -17,9 +17,9 @@ def test_without_anything_the_defaults_hold():
 
 def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path):
     file = tmp_path / "my.yaml"
-    file.write_text("seed: 3\nppo:\n  lr: 1e-4\n  clip: 0.3\nworld.sizes: [5]\n")
+    file.write_text("seed: 3\nppo:\n  lr: 1e-4\nmodel.ppo_clip_epsilon: 0.3\nworld.sizes: [5]\n")
     config = load_settings("nano", file, ["ppo.lr=2e-4"], None)
-    assert (config.seed, config.ppo.lr, config.ppo.clip, config.world.sizes) == (3, 2e-4, 0.3, (5,))
+    assert (config.seed, config.ppo.lr, config.model.ppo_clip_epsilon, config.world.sizes) == (3, 2e-4, 0.3, (5,))
     assert config.ppo.epochs == RunConfig().ppo.epochs
     assert load_settings("nano", file, [], 7).seed == 7
 
@@ -53,9 +53,12 @@ def test_override_values(text, section, field, value):
     [
         ("ppo.learning_rate=1", 'unknown key "ppo.learning_rate" in the command line; did you mean "ppo.lr"?'),
         ("ppo.epoch=1", 'unknown key "ppo.epoch" in the command line; did you mean "ppo.epochs"?'),
-        ("pp0.clip=1", 'unknown key "pp0.clip" in the command line; did you mean "ppo.clip"?'),
+        ("pp0.gamma=1", 'unknown key "pp0.gamma" in the command line; did you mean "ppo.gamma"?'),
         ("lr=1", 'unknown key "lr" in the command line; did you mean "pretrain.lr" or "ppo.lr"?'),
-        ("ppo.gae_lamda=1", 'unknown key "ppo.gae_lamda" in the command line; did you mean "ppo.gae_lambda"?'),
+        (
+            "model.gae_lamda=1",
+            'unknown key "model.gae_lamda" in the command line; did you mean "model.ppo_gae_lambda"?',
+        ),
         ("ppo.lr=abc", 'ppo.lr ("abc") must be a number'),
         ("ppo.lr=", "ppo.lr (null) must be a number"),
         ("ppo.lr=nan", 'ppo.lr ("nan") must be a number'),
@@ -68,7 +71,7 @@ def test_override_values(text, section, field, value):
         ("nano", '"nano" is not a setting; write key=value, for example ppo.lr=1e-3'),
         ("preset=big", "a preset is chosen with --preset big, not preset=big"),
         ("model.moe_top_k=8", "model.moe_top_k (8) must be <= model.num_experts (4)"),
-        ("ppo.clip=-1", "ppo.clip (-1.0) must be between 0.001 and 10"),
+        ("model.ppo_clip_epsilon=-1", "model.ppo_clip_epsilon (-1.0) must be between 0.001 and 10"),
     ],
 )
 def test_wrong_overrides(text, message):

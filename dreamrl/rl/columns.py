@@ -12,7 +12,7 @@ import numpy as np
 from ray.rllib.core.columns import Columns
 
 from dreamrl.advantages import per_dream_gae
-from dreamrl.config import PPOConfig
+from dreamrl.config import RunConfig
 from envs.reasoning_batch import Phase
 
 DREAM_LOGP, DREAM_VALUE = "dream_logp", "dream_value"
@@ -28,7 +28,7 @@ LEARNED = (ADVANTAGES, TARGETS, ANSWER_ADVANTAGE, ANSWER_TARGET, FOCUS_TARGET, A
 
 
 def learned_columns(
-    obs: dict[str, np.ndarray], infos: list[dict[str, Any]], dream_value: np.ndarray, value: np.ndarray, ppo: PPOConfig
+    obs: dict[str, np.ndarray], infos: list[dict[str, Any]], dream_value: np.ndarray, value: np.ndarray, run: RunConfig
 ) -> dict[str, np.ndarray]:
     """The ``LEARNED`` columns of one whole episode of S steps.
 
@@ -37,13 +37,13 @@ def learned_columns(
         infos: what the environment told after each of the S steps; the last one knows the targets.
         dream_value: (S, N) values of the dreams.
         value: (S,) values of whole steps: that of the answer in the answer phase.
-        ppo: discount and lambda.
+        run: discount and lambda.
     """
     steps = len(infos)
     dream_rewards = np.stack([i["dream_rewards"] for i in infos])
     answer_rewards = np.array([i["answer_reward"] for i in infos], np.float32)
     active = (obs["active"] == 1) & (obs["phase"] == Phase.DREAM)[:, None]
-    advantages, targets = per_dream_gae(dream_rewards, dream_value, active, ppo.gamma, ppo.gae_lambda)
+    advantages, targets = per_dream_gae(dream_rewards, dream_value, active, run.ppo.gamma, run.model.ppo_gae_lambda)
     answering = obs["phase"] == Phase.ANSWER
     repeat = np.ones(steps, np.int64)[:, None]
     return {
@@ -58,7 +58,7 @@ def learned_columns(
     }
 
 
-def episode_columns(episode: Any, ppo: PPOConfig) -> dict[str, np.ndarray]:
+def episode_columns(episode: Any, run: RunConfig) -> dict[str, np.ndarray]:
     """All train columns of an episode, or of a piece of one that already carries its ``LEARNED`` columns.
 
     Episodes of other env runners must be whole: their columns are computed here.
@@ -67,7 +67,7 @@ def episode_columns(episode: Any, ppo: PPOConfig) -> dict[str, np.ndarray]:
     obs, actions = episode.get_observations(slice(0, steps)), episode.get_actions()
     extra = {k: np.asarray(episode.get_extra_model_outputs(k)) for k in episode.extra_model_outputs}
     if ADVANTAGES not in extra:
-        extra |= learned_columns(obs, episode.get_infos()[1:], extra[DREAM_VALUE], extra[Columns.VF_PREDS], ppo)
+        extra |= learned_columns(obs, episode.get_infos()[1:], extra[DREAM_VALUE], extra[Columns.VF_PREDS], run)
     kept = (Columns.ACTION_LOGP, DREAM_LOGP, *LEARNED)
     return {
         **{f"{Columns.OBS}/{k}": np.asarray(v) for k, v in obs.items()},

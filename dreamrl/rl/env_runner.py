@@ -94,7 +94,7 @@ class DreamEnvRunner(SingleAgentEnvRunner):
         infos[-1] |= self.batch.final_info(q)
         obs = {k: np.stack([t["obs"][k][q] for t in steps]) for k in steps[0]["obs"]}
         columns = {k: np.stack([t["columns"][k][q] for t in steps]) for k in STEP_COLUMNS}
-        columns |= learned_columns(obs, infos[1:], columns[DREAM_VALUE], columns[Columns.VF_PREDS], self.run.ppo)
+        columns |= learned_columns(obs, infos[1:], columns[DREAM_VALUE], columns[Columns.VF_PREDS], self.run)
         assert self.env is not None
         episode = SingleAgentEpisode(
             observations=[{k: v[q] for k, v in t["obs"].items()} for t in trace[: len(steps) + 1]],

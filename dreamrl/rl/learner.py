@@ -14,7 +14,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from dreamrl.config import PPOConfig, RunConfig
+from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
 from dreamrl.losses import (
     clipped_policy_loss,
@@ -63,7 +63,7 @@ class EpisodesToBatch(ConnectorV2):
         """See the class."""
         rows: dict[str, list] = {}
         for episode in episodes:
-            for name, value in episode_columns(episode, self.run.ppo).items():
+            for name, value in episode_columns(episode, self.run).items():
                 rows.setdefault(name, []).append(value)
         columns = {name: np.concatenate(parts) for name, parts in rows.items()}
         normalise(columns)
@@ -134,7 +134,7 @@ class DreamPPOLearner(PPOTorchLearner):
         """PPO on dreams and answers + reading loss + replay; see :mod:`dreamrl.losses`."""
         model = trained_model(self)
         ppo = self.run.ppo
-        loss, metrics = policy_losses(ppo, batch, fwd_out)
+        loss, metrics = policy_losses(self.run, batch, fwd_out)
         answers = fwd_out["answers"]
         if answers is not None:
             read = self._reading(model, batch, fwd_out)
@@ -186,14 +186,16 @@ METRIC_WINDOW = 32
 """Minibatches over which learner metrics are averaged."""
 
 
-def policy_losses(ppo: PPOConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, dict[str, Tensor]]:
+def policy_losses(run: RunConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO terms of the dreams and the answers in one minibatch, and their metrics."""
-    metrics: dict[str, Tensor] = {}
+    ppo, metrics = run.ppo, {}
     loss = torch.zeros(())
     dreams, answers = fwd_out["dreams"], fwd_out["answers"]
     if dreams is not None:
         at = (dreams.question, dreams.dream)
-        policy_loss, ratio = clipped_policy_loss(dreams.logp, batch[DREAM_LOGP][at], batch[ADVANTAGES][at], ppo.clip)
+        policy_loss, ratio = clipped_policy_loss(
+            dreams.logp, batch[DREAM_LOGP][at], batch[ADVANTAGES][at], run.model.ppo_clip_epsilon
+        )
         targets = batch[TARGETS][at]
         value_loss = F.mse_loss(dreams.value, targets)
         balance = load_balance_loss(dreams.routing)
@@ -204,7 +206,7 @@ def policy_losses(ppo: PPOConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, d
             + policy_loss
             + ppo.value_weight * value_loss
             - ppo.entropy_weight * entropy
-            + BALANCE_WEIGHT * balance
+            + run.model.load_balance_loss_weight * balance
         )
         usage = expert_usage(dreams.routing)
         explained = 1 - (targets - dreams.value).var() / targets.var().clamp(min=1e-6)
@@ -220,12 +222,13 @@ def policy_losses(ppo: PPOConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, d
     if answers is not None:
         q = answers.question
         advantages = batch[ANSWER_ADVANTAGE][q]
-        policy_loss, _ = clipped_policy_loss(answers.logp, batch[Columns.ACTION_LOGP][q], advantages, ppo.clip)
+        policy_loss, _ = clipped_policy_loss(
+            answers.logp, batch[Columns.ACTION_LOGP][q], advantages, run.model.ppo_clip_epsilon
+        )
         value_loss = F.mse_loss(answers.value, batch[ANSWER_TARGET][q])
         loss = loss + ANSWER_SHARE * (policy_loss + ppo.value_weight * value_loss)
     return loss, metrics
 
 
-BALANCE_WEIGHT = 0.01
 ANSWER_SHARE = 0.25
 """Weight of an answer's PPO terms against a dream step's: there is one answer to many dream steps."""

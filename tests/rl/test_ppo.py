@@ -120,7 +120,7 @@ def test_advantages_are_those_of_the_episodes(algorithm, model_dir):
                 for j, t in enumerate(steps[k:]):
                     after = values[steps[k + j + 1], dream] if k + j + 1 < len(steps) else 0.0
                     delta = pay[k + j] + run.ppo.gamma * after - values[t, dream]
-                    total += (run.ppo.gamma * run.ppo.gae_lambda) ** j * delta
+                    total += (run.ppo.gamma * run.model.ppo_gae_lambda) ** j * delta
                 expected.append(total + values[start, dream])
     active = (batch["obs"]["active"] == 1) & (batch["obs"]["phase"] == 0).unsqueeze(1)
     assert np.allclose(np.sort(expected), np.sort(batch["dream_targets"][active].numpy()), atol=1e-4)

@@ -1,7 +1,8 @@
 """Every setting of a run: frozen dataclasses, checked when they are made.
 
-The model's own are in ``dreamrl.dreaming_config``. Each section is a dataclass; a line under each field gives its unit and effect. ``dreamrl.settings`` reads
-presets, files and ``key=value`` overrides into them. A wrong value raises a ValueError that names the field.
+The model's own are in ``dreamrl.dreaming_config``. Each section is a dataclass; a line under each field gives
+its unit and effect. ``dreamrl.settings`` reads presets, files and ``key=value`` overrides into them. A wrong value
+raises a ValueError that names the field.
 """
 
 from __future__ import annotations

@@ -73,10 +73,9 @@ class DreamingReasoningLLM(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.num_actions = num_actions
-        dim, heads = config.embedding_dim, config.num_heads
         self.loaded: Loaded | None = None
         self.codec = ImageCodec(config.patch_size, config.code_levels, config.codec_hidden)
-        self.input_tokenizer = InputTokenizer(vocab_size, config.num_codes, dim, heads, config.max_prompt_tokens)
+        self.input_tokenizer = InputTokenizer(config, vocab_size)
         self.dream_generator = DreamGenerator(config, num_actions, self.input_tokenizer)
         self.inverse_dynamics = InverseDynamics(config, num_actions)
         self.graph_reasoner = GraphReasoner(config, num_actions, self.input_tokenizer)

@@ -17,14 +17,14 @@ from dreamrl.config import DreamingConfig
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import Attention, AttentionPool, Block
 from dreamrl.nn.moe import MixtureOfExperts, Routing
-from dreamrl.nn.positional import grid_angles
+from dreamrl.nn.positional import GridPositions, Places
 
 NUM_BELIEFS = 4
 """continue, success, failure, stop: see ``envs.world.Outcome``."""
 
 
 class Look(NamedTuple):
-    """What R dream steps see: features (R, P, D), masks, angles, action logits (R, A), value (R,), routing.
+    """What R dream steps see: features (R, P, D), masks, places, action logits (R, A), value (R,), routing.
 
     ``chances`` (R, A) are logits of what random play from here achieves after each action, see
     :func:`dreamrl.losses.chance_loss`.
@@ -32,7 +32,7 @@ class Look(NamedTuple):
 
     features: Tensor
     mask: Tensor
-    angles: Tensor
+    places: Places
     action_logits: Tensor
     value: Tensor
     routing: Routing
@@ -53,7 +53,7 @@ class DreamGenerator(nn.Module):
         super().__init__()
         dim, heads = config.embedding_dim, config.num_heads
         self.loops = config.trunk_loops
-        self.head_dim = dim // heads
+        self.positions = GridPositions(config.positions, dim, heads, config.yarn_factor)
         self.num_offsets = config.num_dream_offsets
         self.codes = tokenizer.codes
         self.step = nn.Embedding(config.dream_length, dim)
@@ -94,24 +94,25 @@ class DreamGenerator(nn.Module):
         length = what.shape[1]
         mask = torch.arange(length, device=what.device) < grid.prod(dim=1, keepdim=True)  # (R, P)
         keys = mask[:, None, None, :]
-        angles = grid_angles(grid[:, 1], length, self.head_dim)
+        added, places = self.positions(grid[:, 1], length)
         stage = self.step(step.clamp(max=self.step.num_embeddings - 1))
         told = self.instruction(stage.unsqueeze(1), memory=prompt.tokens, mask=prompt.mask[:, None, None, :])
         condition = told.squeeze(1) + stage + self.offset(slot % self.num_offsets) + prompt.summary  # (R, D)
         x = self.codes(what) + self.condition(condition).unsqueeze(1)  # (R, P, D)
+        x = x if added is None else x + added
         for _ in range(self.loops):
             for block in self.trunk:
-                x = block(x, mask=keys, angles=angles)
-        x, routing = self.moe(x, keys, angles, self.summary(x, mask) + condition)
+                x = block(x, mask=keys, places=places)
+        x, routing = self.moe(x, keys, places, self.summary(x, mask) + condition)
         outlook = self.outlook(torch.cat([self.readout(x, mask), condition], dim=-1))  # (R, 2 D)
         value = self.value(outlook).squeeze(-1)
-        return Look(x, mask, angles, self.policy(outlook), value, routing, self.chances(outlook))
+        return Look(x, mask, places, self.policy(outlook), value, routing, self.chances(outlook))
 
     def imagine(self, look: Look, what: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the result codes (R, P, V) and of the belief (R, 4), given the chosen action (R,)."""
         x = look.features + self.codes(what) + self.action(action).unsqueeze(1)
         for block in self.dynamics:
-            x = block(x, mask=look.mask[:, None, None, :], angles=look.angles)
+            x = block(x, mask=look.mask[:, None, None, :], places=look.places)
         # Output matrix tied to the code table (Press and Wolf 2017): at first the present picture is the most
         # probable result, and only what changes has to be learned.
         table = self.codes.weight[:-1] * x.shape[-1] ** -0.5  # (V, D), without padding
@@ -131,7 +132,7 @@ class InverseDynamics(nn.Module):
         """See the class."""
         super().__init__()
         dim, heads = config.embedding_dim // 2, max(1, config.num_heads // 2)
-        self.head_dim = dim // heads
+        self.positions = GridPositions("rope", dim, heads)
         self.before = nn.Embedding(config.num_codes + 1, dim)
         self.after = nn.Embedding(config.num_codes + 1, dim)
         self.block = Block(dim, heads)
@@ -141,6 +142,6 @@ class InverseDynamics(nn.Module):
     def forward(self, what: Tensor, result: Tensor, grid: Tensor) -> Tensor:
         """``what``, ``result`` (R, P) codes, ``grid`` (R, 2) -> logits (R, A + 1)."""
         mask = torch.arange(what.shape[1], device=what.device) < grid.prod(dim=1, keepdim=True)
-        angles = grid_angles(grid[:, 1], what.shape[1], self.head_dim)
+        _, places = self.positions(grid[:, 1], what.shape[1])
         x = self.before(what) + self.after(result)
-        return self.head(self.pool(self.block(x, mask=mask[:, None, None, :], angles=angles), mask))
+        return self.head(self.pool(self.block(x, mask=mask[:, None, None, :], places=places), mask))

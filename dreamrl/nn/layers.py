@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamrl.nn.positional import rotate
+from dreamrl.nn.positional import Places, rotate
+
+NOWHERE = Places()
+"""Tokens without order."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762), rotary if angles are given.
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762), relative if places are given.
 
     Args:
         dim: channels D; heads must divide it.
@@ -31,18 +34,20 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None, angles: Tensor | None = None
+        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None, places: Places = NOWHERE
     ) -> Tensor:
         """Attend from ``x`` (B, L, D) to ``memory`` (B, M, D), by default to itself.
 
-        ``mask`` is boolean and broadcasts to (B, heads, L, M): True may be read. ``angles`` (B, L, D/heads/2)
-        rotate queries and keys and need ``memory`` to be ``x``.
+        ``mask`` is boolean and broadcasts to (B, heads, L, M): True may be read. ``places`` need ``memory``
+        to be ``x``.
         """
         memory = x if memory is None else memory
         query = self._split(self.query(x))  # (B, heads, L, D/heads)
         key, value = (self._split(part) for part in self.key_value(memory).chunk(2, dim=-1))
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
+        if places.angles is not None:
+            query, key = rotate(query, places.angles), rotate(key, places.angles)
+        if places.bias is not None:
+            mask = places.bias if mask is None else places.bias.masked_fill(~mask, float("-inf"))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(out.transpose(1, 2).flatten(2))
 
@@ -74,12 +79,12 @@ class Block(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | None = None,
-        angles: Tensor | None = None,
+        places: Places = NOWHERE,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> Tensor:
         """``x`` (B, L, D) -> (B, L, D); masks as in :class:`Attention`, ``memory`` (B, M, D)."""
-        x = x + self.attention(self.norm(x), mask=mask, angles=angles)
+        x = x + self.attention(self.norm(x), mask=mask, places=places)
         if self.cross is not None and self.cross_norm is not None:
             assert memory is not None, "this block reads a memory"
             x = x + self.cross(self.cross_norm(x), memory=memory, mask=memory_mask)

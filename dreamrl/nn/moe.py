@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamrl.nn.layers import Block
+from dreamrl.nn.positional import Places
 
 
 class Routing(NamedTuple):
@@ -35,10 +36,10 @@ class Expert(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor, angles: Tensor) -> Tensor:
-        """``x`` (R, P, D), ``mask`` (R, 1, 1, P), ``angles`` (R, P, D/heads/2) -> (R, P, D)."""
+    def forward(self, x: Tensor, mask: Tensor, places: Places) -> Tensor:
+        """``x`` (R, P, D), ``mask`` (R, 1, 1, P), ``places`` of the patches -> (R, P, D)."""
         for block in self.blocks:
-            x = block(x, mask=mask, angles=angles)
+            x = block(x, mask=mask, places=places)
         return x
 
 
@@ -67,13 +68,13 @@ class MixtureOfExperts(nn.Module):
         weights, experts = probs.topk(self.top_k, dim=-1)
         return Routing(probs, experts, weights / weights.sum(dim=-1, keepdim=True))
 
-    def forward(self, x: Tensor, mask: Tensor, angles: Tensor, summary: Tensor) -> tuple[Tensor, Routing]:
+    def forward(self, x: Tensor, mask: Tensor, places: Places, summary: Tensor) -> tuple[Tensor, Routing]:
         """Sparse dispatch: every expert runs once, on its own rows only.
 
         Args:
             x: (R, P, D) tokens.
             mask: (R, 1, 1, P) True where a patch is real.
-            angles: (R, P, D/heads/2) rotary angles.
+            places: where the patches stand.
             summary: (R, D) what the router looks at.
 
         Returns:
@@ -84,7 +85,7 @@ class MixtureOfExperts(nn.Module):
         for index, expert in enumerate(self.experts):
             rows, slot = (routing.experts == index).nonzero(as_tuple=True)
             # An expert without rows still takes part (on no rows), so that every parameter has a gradient.
-            result = expert(x[rows], mask[rows], angles[rows])
+            result = expert(x[rows], mask[rows], places.rows(rows))
             out = out.index_add(0, rows, result * routing.weights[rows, slot, None, None])
         return out, routing
 

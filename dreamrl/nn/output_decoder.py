@@ -10,7 +10,7 @@ from dreamrl.config import DreamingConfig
 from dreamrl.nn.graph import Reading
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import Block
-from dreamrl.nn.positional import rotary_angles
+from dreamrl.nn.positional import TextPositions
 from dreamrl.nn.text import BOS, PAD
 
 
@@ -26,10 +26,10 @@ class OutputDecoder(nn.Module):
         """See the class."""
         super().__init__()
         dim, heads = config.embedding_dim, config.num_heads
-        self.head_dim = dim // heads
         self.text = tokenizer.text
         self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
         self.place = nn.Embedding(config.max_answer_tokens, dim)
+        self.positions = TextPositions(config.positions, dim, heads, config.max_answer_tokens, config.yarn_factor)
         self.blocks = nn.ModuleList(Block(dim, heads, cross=True) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(dim)
 
@@ -55,9 +55,10 @@ class OutputDecoder(nn.Module):
         positions = torch.arange(length, device=inputs.device)
         causal = positions.unsqueeze(1) >= positions
         x = self.text(inputs) + self.place(positions)
-        angles = rotary_angles(positions, self.head_dim, 100.0).unsqueeze(0)
+        added, places = self.positions(positions)
+        x = x if added is None else x + added
         for block in self.blocks:
-            x = block(x, mask=causal, angles=angles, memory=memory, memory_mask=memory_mask[:, None, None, :])
+            x = block(x, mask=causal, places=places, memory=memory, memory_mask=memory_mask[:, None, None, :])
         logits = F.linear(self.norm(x), self.text.weight)
         # Padding and the begin mark are no text: a sampled answer must not hold them, or its length is ambiguous.
         return logits.index_fill(-1, torch.tensor([PAD, BOS], device=logits.device), NEVER)

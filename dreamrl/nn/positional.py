@@ -6,8 +6,66 @@ longer text needs no new parameters. The 2-D form gives half of each head to row
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Places(NamedTuple):
+    """Where tokens stand, as attention needs it; either part may be None.
+
+    ``angles`` (B, L, D/heads/2) rotate queries and keys; ``bias`` broadcasts to (B, heads, L, L) and is added
+    to the attention logits.
+    """
+
+    angles: Tensor | None = None
+    bias: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Places:
+        """The places of some rows of the batch; a part shared by all rows (leading dimension 1) stays."""
+        return Places(*(None if part is None else part[index] if len(part) > 1 else part for part in self))
+
+
+class GridPositions(nn.Module):
+    """Places of patches packed row by row; see ``DreamingConfig.positions``.
+
+    Args:
+        kind: rope, rope+yarn, alibi or learned.
+        dim: channels D.
+        heads: attention heads.
+        yarn_factor: with rope+yarn, how much larger than in training pictures may get.
+    """
+
+    def __init__(self, kind: str, dim: int, heads: int, yarn_factor: float = 1.0):
+        """See the class."""
+        super().__init__()
+        self.kind, self.heads, self.head_dim, self.yarn_factor = kind, heads, dim // heads, yarn_factor
+
+    def forward(self, columns: Tensor, length: int) -> tuple[Tensor | None, Places]:
+        """``columns`` (B,) patches per row, P patches -> what to add to the tokens (B, P, D) or None, and places."""
+        return None, Places(grid_angles(columns, length, self.head_dim))
+
+
+class TextPositions(nn.Module):
+    """Places of text tokens; see ``DreamingConfig.positions``.
+
+    Args:
+        kind: rope, rope+yarn, alibi or learned.
+        dim: channels D.
+        heads: attention heads.
+        max_length: longest text in training, in tokens.
+        yarn_factor: with rope+yarn, how many times longer than ``max_length`` texts may get.
+    """
+
+    def __init__(self, kind: str, dim: int, heads: int, max_length: int, yarn_factor: float = 1.0):
+        """See the class."""
+        super().__init__()
+        self.kind, self.heads, self.head_dim, self.yarn_factor = kind, heads, dim // heads, yarn_factor
+
+    def forward(self, positions: Tensor) -> tuple[Tensor | None, Places]:
+        """``positions`` (L,) -> what to add to the tokens (1, L, D) or None, and places (leading dimension 1)."""
+        return None, Places(rotary_angles(positions, self.head_dim, 100.0).unsqueeze(0))
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float) -> Tensor:

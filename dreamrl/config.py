@@ -212,3 +212,7 @@ class RunConfig:
     def __post_init__(self):
         """Reject values outside their range."""
         in_range("run", self, seed=(0, 2**31 - 1))
+
+    def reward_weight(self, component: str) -> float:
+        """Weight of a reward component; 0 if ``model.reward_components`` leaves it out."""
+        return getattr(self.reward, component) if component in self.model.reward_components else 0.0

@@ -17,6 +17,8 @@ from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, Split, W
 
 CORRUPTED_SHARE = 0.25
 """Share of inverse-dynamics pairs that no single action explains."""
+PRETRAINING = 1
+"""Key of the batches that pretraining sees; only these may be noisy."""
 
 
 class RandomPlay:
@@ -43,7 +45,9 @@ class RandomPlay:
             found += [to_patches(scene.frame(s), self.world.patch_size) for s in states]
         return torch.from_numpy(np.unique(np.concatenate(found), axis=0)).float() / 255
 
-    def batch(self, index: int, scenes: int, rank: int = 0, workers: int = 1, key: int = 1) -> dict[str, torch.Tensor]:
+    def batch(
+        self, index: int, scenes: int, rank: int = 0, workers: int = 1, key: int = PRETRAINING
+    ) -> dict[str, torch.Tensor]:
         """Batch ``index``: this worker's share of ``scenes`` scenes; ``key`` keeps different uses apart."""
         read = self._dreams_to_read(stream(self.config.seed, key, index, scenes))
         drawn = [stream(self.config.seed, key, index, i) for i in range(rank, scenes, workers)]
@@ -51,6 +55,9 @@ class RandomPlay:
         batch = {name: torch.from_numpy(np.stack([r[name] for r in records])) for name in records[0]}
         for name in ("pair_what", "pair_result", "pair_grid", "pair_action"):
             batch[name] = batch[name].flatten(0, 1)
+        if key == PRETRAINING:
+            own = stream(self.config.seed, 12, index, rank)
+            batch["noise_seed"] = torch.tensor(int(own.integers(2**62)))
         return batch
 
     def _dreams_to_read(self, rng: np.random.Generator) -> int:
@@ -70,9 +77,14 @@ class RandomPlay:
         question = draw_question(self.world, scene, predict, model.dream_length, rng)
         rollouts, cloned = self._rollouts(question, read, rng)
         best, text = self.world.true_answer(question, rollouts[:read])
+        wordings = self.world.wordings(text)
+        text = wordings[rng.integers(len(wordings))]
         focus = np.zeros(read + 1, bool)
         focus[best or [read]] = True
         pairs = self._pairs(scene, rollouts, rng)
+        if model.use_contrastive_loss:
+            moves = ", ".join(self.world.actions[a] for a in rollouts[0].actions)
+            pairs["moves"] = self.text.encode(moves, model.max_prompt_tokens)
         return {
             "text": self.text.encode(question.text, model.max_prompt_tokens),
             "grid": np.array(scene.grid, np.int64),

@@ -36,6 +36,23 @@ class Imagined:
     """(Q, N) what the model expected of each dream at its first step."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How the words of an answer are chosen."""
+
+    temperature: float = 0.0
+    """0 takes the most probable word each time."""
+    top_p: float = 1.0
+    """Nucleus to sample from."""
+    max_length: int | None = None
+    """Longest answer in tokens; None: the model's own limit."""
+    seed: int = 0
+    """Of the sampled words."""
+
+
+GREEDY = Wording()
+
+
 @dataclass(kw_only=True)
 class Answers:
     """Answers of Q questions from their first N dreams."""
@@ -44,7 +61,11 @@ class Answers:
     focus: np.ndarray
     """(Q,) the dream that was read; N for none."""
     confidence: np.ndarray
-    """(Q,) expected correctness in [0, 1]."""
+    """(Q,) probability in [0, 1] that the answer is exact."""
+    evidence: np.ndarray
+    """(Q, 3) what the confidence rests on, see :meth:`DreamingReasoningLLM.evidence`."""
+    pictures: np.ndarray
+    """(Q, P) codes of the answer as a picture."""
     reading: Reading
     """What the graph reasoner made of the dreams."""
 
@@ -83,7 +104,7 @@ def imagine(
         dice[q, :, : own.shape[1], : own.shape[2]] = own
     heat = torch.full((count, dreams), temperature)
     heat[:, 0] = 0.0
-    prompt = model.input_tokenizer(torch.from_numpy(batch.tokens))
+    prompt = model.ask({k: torch.from_numpy(v) for k, v in batch.asked().items()})
     experts = np.zeros((count, dreams, length, model.config.num_experts), np.float32)
     imagined = Imagined(batch=batch, prompt=prompt, experts=experts, values=np.zeros((count, dreams), np.float32))
     while (batch.phase == Phase.DREAM).any():
@@ -114,16 +135,26 @@ def _dice(seed: int, question: int, dreams: int, length: int, patches: int) -> n
 
 
 @torch.no_grad()
-def answer(loaded: Loaded, imagined: Imagined, dreams: int) -> Answers:
-    """Answer every question from the first ``dreams`` dreams, greedily."""
+def answer(loaded: Loaded, imagined: Imagined, dreams: int, wording: Wording = GREEDY) -> Answers:
+    """Answer every question from the first ``dreams`` dreams, by default greedily."""
     batch, prompt = imagined.batch, imagined.prompt
     arrays = (batch.frames, batch.actions, batch.beliefs, batch.lengths)
     frames, actions, beliefs, lengths = (torch.from_numpy(a[:, :dreams].astype(np.int64)) for a in arrays)
-    reading = loaded.model.read(frames, actions, beliefs, lengths, prompt)
-    out = loaded.model.answer(reading, prompt)
+    model = loaded.model
+    reading = model.read(frames, actions, beliefs, lengths, prompt)
+    dice = None
+    if wording.temperature > 0:
+        shape = (model.config.max_answer_tokens + 1,)
+        rows = [stream(wording.seed, 11, q).random(shape) for q in range(len(frames))]
+        dice = torch.from_numpy(np.stack(rows)).float()
+    out = model.answer(reading, prompt, dice, wording.temperature, wording.top_p, wording.max_length)
+    evidence = model.evidence(reading, out)
+    grid = torch.from_numpy(batch.grid)
     return Answers(
         texts=[loaded.text.decode(tokens) for tokens in out.tokens.tolist()],
         focus=out.focus.numpy(),
-        confidence=reading.value.clamp(0, 1).numpy(),
+        confidence=model.confidence(evidence).numpy(),
+        evidence=evidence.numpy(),
+        pictures=model.draw(reading, prompt, out.focus, frames, lengths, grid).numpy(),
         reading=reading,
     )

@@ -8,16 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.model import DreamingReasoningLLM
+from dreamrl.nn.dreaming_model import last_frames
 from dreamrl.nn.input_tokenizer import Prompt
-from dreamrl.nn.moe import Routing, load_balance_loss
+from dreamrl.nn.moe import Routing, load_balance_loss, router_z_loss, routing_metrics
 from dreamrl.nn.text import BOS, PAD
 
 
 class Rows(NamedTuple):
     """The R dream steps that happened among Q questions x N dreams x T steps.
 
-    ``what``, ``result`` (R, P); ``action``, ``belief``, ``step``, ``slot``, ``question`` (R,); ``grid`` (R, 2).
+    ``what``, ``result`` (R, P); ``action``, ``belief``, ``step``, ``slot``, ``question`` (R,); ``grid`` (R, 2);
+    ``past_frames`` (R, S, P) and ``past_actions`` (R, S) hold the dream so far, see :func:`past`.
     """
 
     what: Tensor
@@ -28,6 +31,8 @@ class Rows(NamedTuple):
     slot: Tensor
     question: Tensor
     grid: Tensor
+    past_frames: Tensor
+    past_actions: Tensor
 
 
 def happened(lengths: Tensor, steps: int) -> Tensor:
@@ -35,9 +40,14 @@ def happened(lengths: Tensor, steps: int) -> Tensor:
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)
 
 
-def dream_rows(frames: Tensor, actions: Tensor, beliefs: Tensor, grid: Tensor, mask: Tensor) -> Rows:
-    """Gather the steps in ``mask`` (Q, N, T) from frames (Q, N, T + 1, P), actions and beliefs (Q, N, T)."""
+def dream_rows(batch: dict[str, Tensor], mask: Tensor, memory: bool = False) -> Rows:
+    """Gather the steps in ``mask`` (Q, N, T) from a batch's frames (Q, N, T + 1, P), actions and beliefs (Q, N, T).
+
+    With ``memory`` each row also gets its dream so far.
+    """
     question, slot, step = mask.nonzero(as_tuple=True)
+    frames, actions, beliefs = batch["frames"], batch["actions"], batch["beliefs"]
+    past_frames, past_actions = past(frames, actions, question, slot, step, memory)
     return Rows(
         what=frames[question, slot, step],
         result=frames[question, slot, step + 1],
@@ -46,8 +56,21 @@ def dream_rows(frames: Tensor, actions: Tensor, beliefs: Tensor, grid: Tensor, m
         step=step,
         slot=slot,
         question=question,
-        grid=grid[question],
+        grid=batch["grid"][question],
+        past_frames=past_frames,
+        past_actions=past_actions,
     )
+
+
+def past(
+    frames: Tensor, actions: Tensor, question: Tensor, slot: Tensor, step: Tensor, memory: bool
+) -> tuple[Tensor, Tensor]:
+    """The dream so far of R rows: (R, S, P) frames and (R, S) actions, S the latest step; S = 0 without ``memory``.
+
+    What lies at or after a row's own step is there, too: whoever reads it must mask it.
+    """
+    latest = int(step.max()) if memory and len(step) else 0
+    return frames[question, slot, :latest], actions[question, slot, :latest]
 
 
 def prompt_rows(prompt: Prompt, question: Tensor) -> Prompt:
@@ -74,14 +97,20 @@ class Seen(NamedTuple):
     routing: Routing
 
 
-def world_model_loss(model: DreamingReasoningLLM, rows: Rows, prompt: Prompt) -> tuple[dict[str, Tensor], Seen]:
-    """Next picture and belief on true transitions: losses by name, and what was seen on the way."""
+def world_model_loss(
+    model: DreamingReasoningLLM, rows: Rows, prompt: Prompt, noise: torch.Generator | None = None
+) -> tuple[dict[str, Tensor], Seen]:
+    """Next picture and belief on true transitions: losses by name, and what was seen on the way.
+
+    ``noise`` makes the router's choices noisy, if the config says so.
+    """
     generator = model.dream_generator
     frame, belief, parts, order = [], [], [], []
     for index, size in size_groups(rows.grid):
         own = Rows(*(part[index] for part in rows))
         what, result = own.what[:, :size], own.result[:, :size]
-        look = generator.look(what, own.grid, own.step, own.slot, prompt_rows(prompt, index))
+        earlier = (own.past_frames[..., :size], own.past_actions)
+        look = generator.look(what, own.grid, own.step, own.slot, prompt_rows(prompt, index), earlier, noise)
         result_logits, belief_logits = generator.imagine(look, what, own.action)
         frame.append(F.cross_entropy(result_logits.flatten(0, 1), result.flatten(), reduction="none"))
         belief.append(F.cross_entropy(belief_logits, own.belief, reduction="none"))
@@ -106,12 +135,17 @@ def chance_loss(seen: Seen, action: Tensor, returns: Tensor) -> Tensor:
 
 
 def reading_loss(
-    model: DreamingReasoningLLM, batch: dict[str, Tensor], prompt: Prompt
+    model: DreamingReasoningLLM,
+    batch: dict[str, Tensor],
+    prompt: Prompt,
+    draw: bool = False,
+    noise: torch.Generator | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Choose the right dream and write what it supports.
+    """Choose the right dream, write what it supports and, with ``draw``, paint the picture that it ends with.
 
     Uses ``focus_target`` (Q, n + 1), True for every choice that is right (ties are all right), and ``answer``
-    (Q, L) tokens; questions whose answer is all padding are left out. Only the first n dreams are read.
+    (Q, L) tokens; questions whose answer is all padding are left out. Only the first n dreams are read. With
+    ``noise`` the picture to paint from is damaged, so that the painter must read the dream.
 
     Returns:
         losses by name, and (Q,) the predicted value of each question's answer.
@@ -131,29 +165,70 @@ def reading_loss(
     logits = model.output_decoder(torch.cat([begin, targets[:, :-1]], dim=1), memory, memory_mask)
     tokens = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     token_loss = (tokens * (targets != PAD)).sum() / (targets != PAD).sum().clamp(min=1)
-    return {"focus": (focus_loss * asked).sum() / asked.sum().clamp(min=1), "answer": token_loss}, reading.value
+    losses = {"focus": (focus_loss * asked).sum() / asked.sum().clamp(min=1), "answer": token_loss}
+    if draw:
+        target = last_frames(frames, lengths, focus)
+        shown = target if noise is None else damage(target, model.pad_code, noise)
+        codes = model.image_decoder(shown, batch["grid"], memory, memory_mask)
+        losses["picture"] = F.cross_entropy(codes.flatten(0, 1), target.flatten(), ignore_index=model.pad_code)
+    return losses, reading.value
+
+
+def damage(codes: Tensor, pad_code: int, noise: torch.Generator) -> Tensor:
+    """``codes`` (Q, P) with a tenth of the real patches replaced by random codes."""
+    hit = (torch.rand(codes.shape, generator=noise) < DAMAGED_SHARE) & (codes != pad_code)
+    return torch.where(hit, torch.randint(pad_code, codes.shape, generator=noise), codes)
+
+
+DAMAGED_SHARE = 0.1
 
 
 def pretrain_loss(model: DreamingReasoningLLM, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Everything that random play teaches, on one batch of :class:`dreamrl.data.RandomPlay`."""
-    steps = batch["actions"].shape[-1]
-    rows = dream_rows(
-        batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], happened(batch["lengths"], steps)
-    )
-    prompt = model.input_tokenizer(batch["text"])
-    losses, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
+    steps, config = batch["actions"].shape[-1], model.config
+    rows = dream_rows(batch, happened(batch["lengths"], steps), config.use_dream_memory)
+    noise = torch.Generator().manual_seed(int(batch["noise_seed"])) if "noise_seed" in batch else None
+    prompt = model.ask(batch, noise)
+    losses, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question), noise)
     action_logp = -F.cross_entropy(seen.action_logits, rows.action, reduction="none")
     cloned = batch["cloned"][rows.question, rows.slot]
     losses["action"] = -(action_logp * cloned).sum() / cloned.sum().clamp(min=1)
     returns = batch["returns"][rows.question, rows.slot, rows.step]
     losses["chance"] = chance_loss(seen, rows.action, returns)
     losses["value"] = F.mse_loss(seen.value, returns)
-    losses["balance"] = model.config.load_balance_loss_weight * load_balance_loss(seen.routing)
-    read, _ = reading_loss(model, batch, prompt)
+    losses["routing"], _ = routing_loss(config, seen.routing)
+    read, _ = reading_loss(model, batch, prompt, draw=True, noise=noise)
     losses |= read
     inverse = model.inverse_dynamics(batch["pair_what"], batch["pair_result"], batch["pair_grid"])
     losses["inverse"] = F.cross_entropy(inverse, batch["pair_action"])
-    return torch.stack(list(losses.values())).sum(), {f"loss/{k}": v.detach() for k, v in losses.items()}
+    metrics = routing_metrics(seen.routing)
+    if config.use_contrastive_loss:
+        contrast, own = alignment_loss(model, batch)
+        losses["contrastive"] = config.contrastive_loss_weight * contrast
+        metrics |= own
+    metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()}
+    return torch.stack(list(losses.values())).sum(), metrics
+
+
+def routing_loss(config: DreamingConfig, routing: Routing) -> tuple[Tensor, Tensor]:
+    """What keeps the router sane: weighted load-balance and z-loss; and the unweighted balance loss."""
+    balance = load_balance_loss(routing)
+    loss = config.router_z_loss_weight * router_z_loss(routing)
+    if config.load_balance == "switch":
+        loss = loss + config.load_balance_loss_weight * balance
+    return loss, balance.detach()
+
+
+def alignment_loss(model: DreamingReasoningLLM, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Contrastive: the first rollout's picture and actions in words, against the picture that they lead to."""
+    from dreamrl.nn.contrastive import contrastive_loss
+
+    length = batch["lengths"][:, 0]
+    what = batch["frames"][:, 0, 0]
+    result = batch["frames"][:, 0].gather(1, length[:, None, None].expand(-1, 1, what.shape[1])).squeeze(1)
+    triplet = model.input_tokenizer.triplet(what, batch["moves"], result, batch["grid"])
+    same = (result.unsqueeze(0) == result.unsqueeze(1)).all(-1)
+    return contrastive_loss(triplet[0] + triplet[1], triplet[2], model.contrastive, same)
 
 
 def touch_all(model: DreamingReasoningLLM) -> Tensor:

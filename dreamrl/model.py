@@ -2,245 +2,173 @@
 
     text, picture -> InputTokenizer -> DreamGenerator (MoE) x N dreams x T steps
                   -> GraphReasoner -> OutputDecoder -> text
+                                   -> ImageDecoder  -> picture
 
-Everything that is sampled comes with its log-probability, and every sampler takes its uniform random numbers
-as an argument: the same numbers give the same dreams, whatever else is in the batch.
+This is the face that people use; the computation is in :mod:`dreamrl.nn.dreaming_model`.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreamrl.config import DreamingConfig
-from dreamrl.nn.codec import ImageCodec
-from dreamrl.nn.dream_generator import DreamGenerator, InverseDynamics
-from dreamrl.nn.graph import GraphReasoner, Reading
-from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
-from dreamrl.nn.moe import Routing
-from dreamrl.nn.output_decoder import OutputDecoder
-from dreamrl.nn.text import BOS, EOS, PAD
+from dreamrl.config import DreamingConfig, RunConfig
+from dreamrl.nn.dreaming_model import DreamingModel
+from dreamrl.nn.text import TextTokenizer
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from dreamrl.saving import Loaded
-    from envs.world import Scene
+    from envs.world import World
 
 
-class DreamStep(NamedTuple):
-    """One dreamed triplet for each of R rows, with what PPO needs.
+class Assets(NamedTuple):
+    """What a model is made for: the settings of its run, its world and its text tokenizer."""
 
-    ``action`` (R,), ``result`` (R, P) codes, ``belief`` (R,), ``logp`` (R,) of all three together,
-    ``entropy`` (R,) of the action, ``value`` (R,), ``routing``; the logits of result (R, P, V) and belief (R, 4).
-    """
-
-    action: Tensor
-    result: Tensor
-    belief: Tensor
-    logp: Tensor
-    entropy: Tensor
-    value: Tensor
-    routing: Routing
-    result_logits: Tensor
-    belief_logits: Tensor
+    run: RunConfig
+    world: World
+    text: TextTokenizer
 
 
-class Answered(NamedTuple):
-    """``focus`` (Q,) the dream that is read (N: none), ``tokens`` (Q, L), ``logp`` (Q,), ``entropy`` (Q,)."""
+def usable(device: str | torch.device) -> torch.device:
+    """``device``, or the CPU with a warning when it is a GPU that is not there."""
+    asked = torch.device(device)
+    if asked.type == "cuda" and not torch.cuda.is_available():
+        warnings.warn(f'device "{device}" is not available; using the CPU', stacklevel=3)
+        return torch.device("cpu")
+    return asked
 
-    focus: Tensor
-    tokens: Tensor
-    logp: Tensor
-    entropy: Tensor
 
-
-class DreamingReasoningLLM(nn.Module):
+class DreamingReasoningLLM(DreamingModel):
     """The whole model.
 
     Args:
-        config: architecture.
-        vocab_size: text tokens.
-        num_actions: A, the world's actions.
+        config: architecture; by default that of the ``nano`` preset.
+        embedding_dim: replaces ``config.embedding_dim``.
+        vocab_size: replaces ``config.vocab_size``, the most tokens that the text tokenizer may learn.
+        enable_rl: whether :meth:`train_step_rl` may be used; replaces ``config.use_ppo``.
+        device: where the weights live; "cuda" without a GPU warns and takes the CPU.
+        world: name of the world whose actions, pictures and questions the model is made for.
+        seed: of the initial weights.
+        assets: what a caller has already made of all this: ``(run, world, tokenizer)``.
+
+    Example:
+        >>> model = DreamingReasoningLLM(DreamingConfig(num_experts=2), embedding_dim=32)
+        >>> model.config.embedding_dim, model.num_actions
+        (32, 4)
     """
 
-    def __init__(self, config: DreamingConfig, vocab_size: int, num_actions: int):
+    def __init__(
+        self,
+        config: DreamingConfig | None = None,
+        embedding_dim: int | None = None,
+        vocab_size: int | None = None,
+        enable_rl: bool | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        world: str = "frozen_lake",
+        seed: int = 0,
+        assets: Assets | None = None,
+    ):
         """See the class."""
-        super().__init__()
-        self.config = config
-        self.vocab_size = vocab_size
-        self.num_actions = num_actions
-        self.loaded: Loaded | None = None
-        self.codec = ImageCodec(config.patch_size, config.code_levels, config.codec_hidden)
-        self.input_tokenizer = InputTokenizer(config, vocab_size)
-        self.dream_generator = DreamGenerator(config, num_actions, self.input_tokenizer)
-        self.inverse_dynamics = InverseDynamics(config, num_actions)
-        self.graph_reasoner = GraphReasoner(config, num_actions, self.input_tokenizer)
-        self.output_decoder = OutputDecoder(config, self.input_tokenizer)
+        if assets is None:
+            from dreamrl.saving import make_assets
+
+            given = {"embedding_dim": embedding_dim, "vocab_size": vocab_size, "use_ppo": enable_rl}
+            config = replace(config or DreamingConfig(), **{k: v for k, v in given.items() if v is not None})
+            assets = make_assets(config, world, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(assets.run.seed)
+            super().__init__(assets.run.model, assets.text.vocab_size, len(assets.world.actions))
+        self.assets = assets
+        self.trainer: Any = None
+        self.to(usable(device)).eval()
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model together with its settings, world and tokenizer."""
+        from dreamrl.saving import Loaded
+
+        return Loaded(run=self.assets.run, world=self.assets.world, text=self.assets.text, model=self)
 
     @classmethod
-    def load_pretrained(cls, directory: str | Path) -> DreamingReasoningLLM:
+    def load_pretrained(cls, directory: str | Path, device: str | torch.device = "cpu") -> DreamingReasoningLLM:
         """The model saved in ``directory``, ready to :meth:`generate`; UserError if there is no sound one."""
         from dreamrl.saving import load_pretrained
 
-        return load_pretrained(Path(directory)).model
+        return load_pretrained(Path(directory)).model.to(usable(device))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the model as a directory (config.json, model.safetensors, tokenizer.json), atomically."""
         from dreamrl.saving import save_pretrained
 
-        save_pretrained(self._assets(), Path(directory))
+        save_pretrained(self.loaded, Path(directory))
 
-    def generate(
-        self,
-        prompt: str,
-        *,
-        scene: Scene | None = None,
-        picture: np.ndarray | None = None,
-        num_dreams: int | None = None,
-        seed: int = 0,
-        return_dreams: bool = False,
-        watch_dreams: bool = False,
-    ) -> dict[str, Any]:
-        """Answer ``prompt``; see :func:`dreamrl.generate.generate` for the arguments and the result.
+    def generate(self, prompt: str = "", return_dreams: bool = False, **options: Any) -> dict[str, Any]:
+        """Answer ``prompt``; :func:`dreamrl.generate.generate` has the ``options`` and the result.
 
-        ``return_dreams`` adds the dreams as pictures, ``watch_dreams`` draws them in the terminal as they come.
+        ``return_dreams`` adds the dreams as pictures.
         """
         from dreamrl.generate import generate
 
-        result = generate(self._assets(), prompt, scene, picture, num_dreams, seed, watch_dreams)
+        result = generate(self.loaded, prompt, **options)
         return result if return_dreams else {k: v for k, v in result.items() if k != "dreams"}
 
-    def _assets(self) -> Loaded:
-        if self.loaded is None:
-            raise ValueError("this model has no tokenizer and world; make it with load_pretrained or saving.new_model")
-        return self.loaded
+    def visualize_thinking(self, prompt: str = "", save: str | Path | None = None, **options: Any) -> Image.Image:
+        """The dreams as filmstrips, and the graph in which they are read, as one picture.
 
-    @property
-    def pad_code(self) -> int:
-        """Code that stands for "no patch here"."""
-        return self.config.num_codes
-
-    def dream_step(
-        self,
-        what: Tensor,
-        grid: Tensor,
-        step: Tensor,
-        slot: Tensor,
-        prompt: Prompt,
-        uniform: Tensor | None = None,
-        temperature: Tensor | None = None,
-        taken: tuple[Tensor, Tensor, Tensor] | None = None,
-    ) -> DreamStep:
-        """Sample one triplet for each row, or score the one that was ``taken``.
-
-        Args:
-            what: (R, P) codes, ``pad_code`` past the picture's own patches.
-            grid: (R, 2) rows and columns in patches.
-            step: (R,) step of the dream.
-            slot: (R,) index of the dream.
-            prompt: encoded questions of the rows.
-            uniform: (R, P + 2) numbers in [0, 1) that decide action, belief and codes.
-            temperature: (R,) for the action; 0 takes the most probable action, codes and belief.
-            taken: (action, result, belief) whose probability is asked instead of sampling.
-
-        Returns:
-            :class:`DreamStep`; ``logp`` is at temperature 1. Unless the config says ``stochastic_results``, result
-            and belief are functions of picture and action, and ``logp`` is that of the action alone.
+        ``save`` also writes it as a PNG file; ``options`` as in :meth:`generate`.
         """
-        assert (uniform is None) != (taken is None), "either sample or score"
-        look = self.dream_generator.look(what, grid, step, slot, prompt)
-        stochastic = self.config.stochastic_results
-        if taken is None:
-            assert uniform is not None
-            action = sample(look.action_logits, uniform[:, 0], temperature)
-        else:
-            action = taken[0]
-        action_logp = look.action_logits.log_softmax(-1)
-        logp = action_logp.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-        result_logits, belief_logits = self.dream_generator.imagine(look, what, action)
-        if taken is None:
-            assert uniform is not None
-            greedy = True if not stochastic else None if temperature is None else temperature == 0
-            result = sample(result_logits, uniform[:, 2:], None, greedy).masked_fill(~look.mask, self.pad_code)
-            belief = sample(belief_logits, uniform[:, 1], None, greedy)
-        else:
-            result, belief = taken[1], taken[2]
-        if stochastic:
-            codes = -F.cross_entropy(
-                result_logits.flatten(0, 1), result.masked_fill(~look.mask, 0).flatten(), reduction="none"
-            ).view_as(result)
-            logp = logp + (codes * look.mask).sum(-1) - F.cross_entropy(belief_logits, belief, reduction="none")
-        entropy = -(action_logp.exp() * action_logp).sum(-1)
-        return DreamStep(action, result, belief, logp, entropy, look.value, look.routing, result_logits, belief_logits)
+        from dreamrl.generate import visualize
 
-    def read(self, frames: Tensor, actions: Tensor, beliefs: Tensor, lengths: Tensor, prompt: Prompt) -> Reading:
-        """Read finished dreams; shapes as in :meth:`GraphReasoner.forward`."""
-        return self.graph_reasoner(frames, actions, beliefs, lengths, prompt)
+        return visualize(self.loaded, prompt, None if save is None else Path(save), **options)
 
-    def answer(self, reading: Reading, prompt: Prompt, uniform: Tensor | None = None) -> Answered:
-        """Choose a dream and write the answer, greedily or with ``uniform`` (Q, L + 1) numbers in [0, 1)."""
-        length = self.config.max_answer_tokens
-        greedy = uniform is None
-        questions = reading.focus_logits.shape[0]
-        dice = reading.focus_logits.new_zeros(questions, length + 1) if uniform is None else uniform
-        focus = sample(reading.focus_logits, dice[:, 0], None, greedy)
-        memory, memory_mask = self.output_decoder.memory(reading, focus, prompt)
-        tokens = torch.full((questions, length), PAD, device=focus.device)
-        inputs = torch.full((questions, 1), BOS, device=focus.device)
-        ended = torch.zeros_like(focus, dtype=torch.bool)
-        for place in range(length):
-            logits = self.output_decoder(inputs, memory, memory_mask)[:, -1]
-            token = sample(logits, dice[:, place + 1], None, greedy).masked_fill(ended, PAD)
-            tokens[:, place] = token
-            ended = ended | (token == EOS)
-            if bool(ended.all()):
-                break
-            inputs = torch.cat([inputs, token.unsqueeze(1)], dim=1)
-        return self.score_answer(reading, prompt, focus, tokens)
+    def batches(self, num: int, scenes: int = 32) -> Iterator[dict[str, Tensor]]:
+        """``num`` pretraining batches of random play; the image codec is trained first if it is not."""
+        from dreamrl.pretrain import batches
 
-    def score_answer(self, reading: Reading, prompt: Prompt, focus: Tensor, tokens: Tensor) -> Answered:
-        """Log-probability and entropy of the given ``focus`` (Q,) and ``tokens`` (Q, L)."""
-        memory, memory_mask = self.output_decoder.memory(reading, focus, prompt)
-        written = int((tokens != PAD).sum(1).amax())
-        targets = tokens[:, :written]
-        begin = torch.full_like(targets[:, :1], BOS)
-        logits = self.output_decoder(torch.cat([begin, targets[:, :-1]], dim=1), memory, memory_mask)
-        logp = -F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-        logp = (logp * (targets != PAD)).sum(1)
-        focus_logp = reading.focus_logits.log_softmax(-1)
-        logp = logp + focus_logp.gather(-1, focus.unsqueeze(-1)).squeeze(-1)
-        entropy = -(focus_logp.exp() * focus_logp).sum(-1)
-        return Answered(focus, tokens, logp, entropy)
+        return batches(self.loaded, num, scenes)
 
+    def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pretraining loss of one of :meth:`batches`, to call ``backward()`` on; and its parts by name.
 
-def sample(
-    logits: Tensor, uniform: Tensor, temperature: Tensor | None = None, greedy: Tensor | bool | None = None
-) -> Tensor:
-    """Sample categories by inverting the cumulative distribution.
+        Example:
+            >>> model = DreamingReasoningLLM(embedding_dim=32)
+            >>> optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+            >>> for batch in model.batches(2, scenes=4):
+            ...     loss, parts = model.compute_loss(batch)
+            ...     optimizer.zero_grad()
+            ...     loss.backward()
+            ...     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            ...     optimizer.step()
+        """
+        from dreamrl.losses import pretrain_loss
 
-    Args:
-        logits: (..., C).
-        uniform: (...) numbers in [0, 1).
-        temperature: (...) divides the logits; 0 is greedy.
-        greedy: (rows,) rows that take the most probable category instead, or one bool for all.
+        return pretrain_loss(self, batch)
 
-    Returns:
-        (...) category indices.
-    """
-    best = logits.argmax(-1)
-    if greedy is True:
-        return best
-    if temperature is not None:
-        greedy = temperature == 0
-        logits = logits / temperature.masked_fill(greedy, 1.0).unsqueeze(-1)
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    drawn = torch.searchsorted(cumulative, (uniform.double().unsqueeze(-1) * cumulative[..., -1:]), right=True)
-    drawn = drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    if greedy is None or greedy is False:
-        return drawn
-    assert isinstance(greedy, Tensor)
-    return torch.where(greedy.view(-1, *[1] * (best.dim() - 1)), best, drawn)
+    def train_step_rl(self) -> dict[str, float]:
+        """One PPO iteration (sample, learn) without Ray; metrics by name. See :class:`dreamrl.ppo.PPOTrainer`.
+
+        Size and schedule come from the model's settings (``model.assets.run.ppo``). The judge of the dreams is frozen
+        as it is at the first call.
+        """
+        from dreamrl.ppo import PPOTrainer
+
+        if not self.config.use_ppo:
+            raise ValueError("this model was made with enable_rl=False (use_ppo=False); make it with enable_rl=True")
+        if self.trainer is None:
+            self.trainer = PPOTrainer(self.loaded)
+        return self.trainer.iterate()
+
+    def learn_from_feedback(self, examples: Sequence[dict[str, Any]], num_epochs: int = 3) -> dict[str, float]:
+        """Learn what people like: ratings or preferences; see :func:`dreamrl.feedback.learn_from_feedback`."""
+        from dreamrl.feedback import learn_from_feedback
+
+        return learn_from_feedback(self.loaded, examples, num_epochs)

@@ -6,18 +6,21 @@ Rows are computed in groups of equal picture size: small boards do not pay for t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamrl.losses import prompt_rows, size_groups
+from dreamrl.columns import ACTION_LOGP, ACTIONS, DREAM_LOGP, DREAM_VALUE, VF_PREDS
+from dreamrl.losses import past, prompt_rows, size_groups
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.nn.moe import Routing
+from envs.reasoning_batch import Phase
 
-DREAM, ANSWER = 0, 1
+STEP_COLUMNS = (ACTION_LOGP, VF_PREDS, DREAM_LOGP, DREAM_VALUE)
+"""What :func:`act` returns besides the action."""
 
 
 class DreamRows(NamedTuple):
@@ -70,11 +73,14 @@ def dream(
     Returns:
         :class:`DreamRows`, ordered by picture size.
     """
-    question, slot = ((obs["phase"] == DREAM).unsqueeze(1) & (obs["active"] == 1)).nonzero(as_tuple=True)
+    question, slot = ((obs["phase"] == Phase.DREAM).unsqueeze(1) & (obs["active"] == 1)).nonzero(as_tuple=True)
     if len(question) == 0:
         return None
     step = obs["step"].long()
     what_all = obs["frames"].long()[question, slot, step[question]]  # (R, P)
+    past_frames, past_actions = past(
+        obs["frames"].long(), obs["actions"].long(), question, slot, step[question], model.config.use_dream_memory
+    )
     parts = []
     for rows, size in size_groups(obs["grid"].long()[question]):
         q, n = question[rows], slot[rows]
@@ -87,6 +93,7 @@ def dream(
             step[q],
             n,
             prompt_rows(prompt, q),
+            past=(past_frames[rows, :, :size], past_actions[rows]),
             uniform=None if uniform is None else uniform[q, n, : size + 2],
             temperature=None if temperature is None else temperature[q, n],
             taken=taken,
@@ -121,7 +128,7 @@ def answer(
     Scores ``action`` (``focus`` (Q,), ``tokens`` (Q, L)), or with ``sample`` fills it in place: greedily, or
     from ``uniform`` (Q, L + 1) numbers in [0, 1).
     """
-    question = (obs["phase"] == ANSWER).nonzero().squeeze(1)
+    question = (obs["phase"] == Phase.ANSWER).nonzero().squeeze(1)
     if len(question) == 0:
         return None
     asked = prompt_rows(prompt, question)
@@ -152,3 +159,57 @@ def empty_action(obs: dict[str, Tensor], answer_tokens: int) -> dict[str, Tensor
         "focus": torch.zeros(questions, dtype=torch.long, device=device),
         "tokens": torch.zeros(questions, answer_tokens, dtype=torch.long, device=device),
     }
+
+
+@torch.no_grad()
+def act(model: DreamingReasoningLLM, obs: dict[str, Tensor], uniform: Tensor, answer_uniform: Tensor) -> dict[str, Any]:
+    """Sample dreams and answers for K observations.
+
+    Args:
+        model: the model.
+        obs: tensors of the observation, leading dimension K.
+        uniform: (K, N, P + 2) numbers in [0, 1) to sample dreams with.
+        answer_uniform: (K, L + 1) numbers in [0, 1) to sample answers with.
+
+    Returns:
+        the action under ``ACTIONS``, and ``STEP_COLUMNS``: log-probability and value of the whole step (K,) and of
+        each dream (K, N).
+    """
+    prompt = model.ask(obs)
+    action = empty_action(obs, model.config.max_answer_tokens)
+    dreams = dream(model, obs, prompt, action, uniform)
+    answers = answer(model, obs, prompt, action, answer_uniform, sample=True)
+    logp, value = torch.zeros(2, *obs["active"].shape, device=uniform.device)
+    answer_logp, answer_value = torch.zeros(2, len(logp), device=uniform.device)
+    if dreams is not None:
+        logp[dreams.question, dreams.dream] = dreams.logp
+        value[dreams.question, dreams.dream] = dreams.value
+    if answers is not None:
+        answer_logp[answers.question] = answers.logp
+        answer_value[answers.question] = answers.value
+    return {
+        ACTIONS: action,
+        ACTION_LOGP: logp.sum(1) + answer_logp,
+        VF_PREDS: value.sum(1) + answer_value,
+        DREAM_LOGP: logp,
+        DREAM_VALUE: value,
+    }
+
+
+class Scored(NamedTuple):
+    """What the model makes now of actions that were taken."""
+
+    prompt: Prompt
+    dreams: DreamRows | None
+    answers: AnswerRows | None
+
+
+def score(
+    model: DreamingReasoningLLM,
+    obs: dict[str, Tensor],
+    action: dict[str, Tensor],
+    truth: dict[str, Tensor] | None = None,
+) -> Scored:
+    """Score ``action``; ``truth`` as in :func:`dream`."""
+    prompt = model.ask(obs)
+    return Scored(prompt, dream(model, obs, prompt, action, truth=truth), answer(model, obs, prompt, action))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,17 @@ def train_codec(loaded: Loaded, data: RandomPlay) -> float:
         optimizer.step()
     model.codec.requires_grad_(False)
     model.codec.forget()
+    model.codec.trained = True
     return float(loss.detach())
+
+
+def batches(loaded: Loaded, num: int, scenes: int) -> Iterator[dict[str, Tensor]]:
+    """``num`` batches of random play with ``scenes`` scenes each; the codec is trained first if it is not."""
+    data = RandomPlay(loaded.run, loaded.world, loaded.text, loaded.model.codec)
+    if not loaded.model.codec.trained:
+        train_codec(loaded, data)
+    for index in range(num):
+        yield data.batch(index, scenes)
 
 
 def learning_rate(run: RunConfig, step: int) -> float:

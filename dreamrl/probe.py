@@ -6,7 +6,7 @@ import torch
 
 from dreamrl.data import RandomPlay
 from dreamrl.losses import dream_rows, happened, prompt_rows, world_model_loss
-from dreamrl.nn.moe import expert_usage
+from dreamrl.nn.moe import routing_metrics
 from dreamrl.saving import Loaded
 from envs.world import Split
 
@@ -32,8 +32,8 @@ class Probe:
         batch = self.batch
         steps = batch["actions"].shape[-1]
         mask = happened(batch["lengths"], steps)
-        rows = dream_rows(batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], mask)
-        prompt = model.input_tokenizer(batch["text"])
+        rows = dream_rows(batch, mask, model.config.use_dream_memory)
+        prompt = model.ask(batch)
         _, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
         count = batch["focus_target"].shape[1] - 1
         frames, actions, beliefs, lengths = (batch[k][:, :count] for k in ("frames", "actions", "beliefs", "lengths"))
@@ -52,5 +52,4 @@ class Probe:
             "answer_accuracy": sum(a == b for a, b in zip(written, wanted, strict=True)) / len(wanted),
             "inverse_accuracy": float((inverse == batch["pair_action"]).float().mean()),
         }
-        usage = expert_usage(seen.routing).tolist()
-        return out | {f"expert_usage/{i}": share for i, share in enumerate(usage)}
+        return out | {name: float(value) for name, value in routing_metrics(seen.routing).items()}

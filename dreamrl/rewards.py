@@ -61,6 +61,14 @@ def progress(before: float, after: float, gamma: float) -> float:
     return gamma * after - before
 
 
+def naive_progress(before: float, after: float) -> float:
+    """+1 for a step closer to success, -0.2 for a step away: not used by default, kept to show what it does.
+
+    Gaming: walking back and forth earns 0.8 a lap, more than arriving; nothing stops that.
+    """
+    return 1.0 if after > before else -0.2 if after < before else 0.0
+
+
 def answer_correctness(exact: bool, success: bool) -> float:
     """1 for an exact answer, 1/2 for one that works but is not the best, else 0.
 

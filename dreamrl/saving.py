@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dreamrl.checkpoint import load_model_files, present, save_model
-from dreamrl.config import RunConfig
+from dreamrl.config import DreamingConfig, RunConfig, WorldConfig
 from dreamrl.errors import UserError
-from dreamrl.model import DreamingReasoningLLM
+from dreamrl.model import Assets, DreamingReasoningLLM
 from dreamrl.nn.text import TextTokenizer
 from dreamrl.settings import from_dict, to_dict
 from envs.registry import make_world
@@ -31,17 +31,15 @@ class Loaded:
 def new_model(run: RunConfig) -> Loaded:
     """An untrained model for ``run``; its weights depend on the seed only."""
     world = make_world(run.world.name, patch_size=run.model.patch_size)
-    text = TextTokenizer.train(world.corpus())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
-    return _together(run, world, text, model)
+    text = TextTokenizer.train(world.corpus(), run.model.vocab_size)
+    return DreamingReasoningLLM(assets=Assets(run, world, text)).loaded
 
 
-def _together(run: RunConfig, world: World, text: TextTokenizer, model: DreamingReasoningLLM) -> Loaded:
-    loaded = Loaded(run=run, world=world, text=text, model=model.eval())
-    model.loaded = loaded
-    return loaded
+def make_assets(config: DreamingConfig, world: str, seed: int) -> Assets:
+    """World and tokenizer for a model that is made by hand; the other settings are the defaults."""
+    run = RunConfig(model=config, world=WorldConfig(name=world), seed=seed)
+    made = make_world(world, patch_size=config.patch_size)
+    return Assets(run, made, TextTokenizer.train(made.corpus(), config.vocab_size))
 
 
 def weights(model: DreamingReasoningLLM) -> dict[str, Tensor]:
@@ -93,9 +91,10 @@ def load_pretrained(directory: Path) -> Loaded:
         )
     if list(world.actions) != config["actions"]:
         raise UserError(f"{directory}/config.json has actions {config['actions']}, {world.name} has other ones")
-    model = DreamingReasoningLLM(run.model, text.vocab_size, len(world.actions))
+    model = DreamingReasoningLLM(assets=Assets(run, world, text))
     set_weights(model, state, str(directory / "model.safetensors"))
-    return _together(run, world, text, model)
+    model.codec.trained = True
+    return model.loaded
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

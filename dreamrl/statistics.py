@@ -38,3 +38,31 @@ def bootstrap_interval(values: np.ndarray, resamples: int, seed: int, level: flo
         part[:] = values[rng.integers(values.size, size=(part.size, values.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def expected_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = 10) -> float:
+    """Mean gap between what was predicted and how often it came true (ECE, arXiv:1706.04599 eq. 3).
+
+    Args:
+        probabilities: (n,) predictions in [0, 1], n >= 1.
+        outcomes: (n,) what came true, 0 or 1.
+        bins: predictions are grouped in bins of equal width; 1 belongs to the last.
+
+    Returns:
+        the mean over the bins, by their share of the predictions, of |mean outcome - mean prediction|.
+    """
+    probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes, np.float64)
+    if probabilities.ndim != 1 or probabilities.size == 0 or probabilities.shape != outcomes.shape:
+        raise ValueError(
+            "probabilities and outcomes must be non-empty lists of one length, "
+            f"got shapes {probabilities.shape} and {outcomes.shape}"
+        )
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("probabilities must all be between 0 and 1")
+    if not np.isin(outcomes, (0, 1)).all():
+        raise ValueError("outcomes must all be 0 or 1")
+    if bins < 1:
+        raise ValueError(f"bins ({bins}) must be >= 1")
+    place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, weights=outcomes - probabilities, minlength=bins)
+    return float(np.abs(gaps).sum() / probabilities.size)

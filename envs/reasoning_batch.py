@@ -15,7 +15,7 @@ import numpy as np
 from dreamrl.config import RunConfig
 from dreamrl.judge import Judge
 from dreamrl.nn.text import TextTokenizer
-from dreamrl.rewards import answer_correctness, coherence, creativity, faithfulness, progress
+from dreamrl.rewards import answer_correctness, coherence, creativity, faithfulness, naive_progress, progress
 from envs.questions import draw_question, potentials, rollout_correctness, stream
 from envs.world import Outcome, Question, Rollout, Split, Verdict, World
 
@@ -94,10 +94,14 @@ class ReasoningBatch:
             self.frames[index, :, 0, : len(first)] = first
         return self.observation()
 
+    def asked(self) -> dict[str, np.ndarray]:
+        """The prompts."""
+        return {"text": self.tokens.astype(np.int32)}
+
     def observation(self) -> dict[str, np.ndarray]:
         """Copies of everything that the policy may see; leading dimension Q."""
         return {
-            "text": self.tokens.astype(np.int32),
+            **self.asked(),
             "grid": self.grid.astype(np.int8),
             "frames": self.frames.copy(),
             "actions": self.actions.copy(),
@@ -149,7 +153,7 @@ class ReasoningBatch:
 
     def _score_step(self, index: int, dream: int, action_probs: np.ndarray) -> float:
         """Run the claimed action in the simulator, compare, and pay one step of one dream."""
-        question, weights = self.questions[index], self.config.reward
+        question, run = self.questions[index], self.config
         scores, states = self.scores[index][dream], self.states[index][dream]
         t, horizon = int(self.step_index[index]), self.horizon[index]
         action = int(self.actions[index, dream, t])
@@ -170,19 +174,20 @@ class ReasoningBatch:
         scores.believed.append(bool(belief_true))
         scores.exact.append(bool((true_result == result).all()))
         scores.coherent.append(coherent)
-        pay = weights.coherence * (coherent - 1) / horizon
+        pay = run.reward_weight("coherence") * (coherent - 1) / horizon
         if faith is not None:
             scores.faithful.append(faith)
-            pay += weights.faithfulness * (faith - 1) / horizon
+            pay += run.reward_weight("faithfulness") * (faith - 1) / horizon
         phi = potentials(question, self.rollout(index, dream), horizon)
-        shaped = progress(phi[-2], phi[-1], self.config.ppo.gamma)
+        potential_based = run.reward.shaping == "potential"
+        shaped = progress(phi[-2], phi[-1], run.ppo.gamma) if potential_based else naive_progress(phi[-2], phi[-1])
         scores.progress += shaped
-        pay += weights.progress * shaped
+        pay += run.reward.progress * shaped
         if belief != Outcome.CONTINUE or t + 1 == horizon:
             self.active[index, dream] = 0
             believed = belief_true and belief != Outcome.CONTINUE
             scores.correctness = rollout_correctness(question, self.rollout(index, dream)) * believed
-            pay += weights.correctness * scores.correctness
+            pay += run.reward_weight("correctness") * scores.correctness
         return pay
 
     def _pay_creativity(self, index: int, rewards: np.ndarray) -> None:
@@ -195,14 +200,14 @@ class ReasoningBatch:
         values = creativity(dreamed, faithful)
         for scores, value in zip(self.scores[index], values, strict=True):
             scores.creativity = float(value)
-        rewards[index] += self.config.reward.creativity * values
+        rewards[index] += self.config.reward_weight("creativity") * values
 
     def _answer(self, index: int, tokens: np.ndarray) -> float:
         self.phase[index] = Phase.OVER
         self.answers[index] = self.text.decode(tokens)
         verdict = self.world.verify(self.questions[index], self.answers[index])
         self.verdicts[index] = verdict
-        return self.config.reward.correctness * answer_correctness(verdict.exact, verdict.success)
+        return self.config.reward_weight("correctness") * answer_correctness(verdict.exact, verdict.success)
 
     def rollout(self, index: int, dream: int) -> Rollout:
         """What the simulator did on the actions that a dream claims."""
@@ -231,6 +236,8 @@ class ReasoningBatch:
         sound = [all(s.exact) and all(s.believed) for s in self.scores[index]]
         seen = [n for n in range(shown) if sound[n]]
         best, answer = self.world.true_answer(question, [rollouts[n] for n in seen])
+        wordings = self.world.wordings(answer)
+        answer = wordings[int(question.scene.key[8:16], 16) % len(wordings)]
         focus = np.zeros(count + 1, bool)
         focus[[seen[i] for i in best] or [count]] = True
         return focus, self.text.encode(answer, self.config.model.max_answer_tokens, end=True)

@@ -130,6 +130,8 @@ class World(ABC):
     name: str
     family: str
     actions: tuple[str, ...]
+    max_size: int
+    """Largest ``size`` that :meth:`sample_scene` takes."""
     patch_size: int
     """Side of one image patch in pixels; every frame is a whole number of patches each way."""
 
@@ -155,6 +157,10 @@ class World(ABC):
 
         An empty list means that none of them supports an answer; the text then says so.
         """
+
+    def wordings(self, answer: str) -> list[str]:
+        """Ways to word ``answer`` that the verifier takes for the same, ``answer`` first; trained on alike."""
+        return [answer]
 
     @abstractmethod
     def interpret(self, text: str, scene: Scene) -> Question | None:

@@ -37,6 +37,7 @@ class ImageCodec(nn.Module):
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.decoder = mlp(len(levels), hidden, pixels)
         self._cache: dict[bytes, int] = {}
+        self.trained = False
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """``patches`` (n, 3 S S) in [0, 1] -> reconstruction (n, 3 S S) and codes (n,)."""

@@ -2,7 +2,9 @@
 
 One dream step is ``look`` (the picture and the question -> features, action logits, value), then ``imagine``
 (features and the *sampled* action -> result codes and a belief). It sees the present picture, the question and
-the step, so a dream of T steps costs T times one step, when sampling and when learning.
+the step, so a dream of T steps costs T times one step, when sampling and when learning. With
+``use_dream_memory`` it also sees the earlier steps of its dream, computed anew from what was dreamed: no hidden
+state has to be carried or stored.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamrl.config import DreamingConfig
+from dreamrl.nn.experts import Context
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import Attention, AttentionPool, Block
 from dreamrl.nn.moe import MixtureOfExperts, Routing
@@ -61,7 +64,8 @@ class DreamGenerator(nn.Module):
         self.instruction = Attention(dim, heads)
         self.condition = nn.Linear(dim, dim)
         self.trunk = nn.ModuleList(Block(dim, heads) for _ in range(config.trunk_layers))
-        self.moe = MixtureOfExperts(dim, heads, config.expert_num_layers, config.num_experts, config.moe_top_k)
+        self.moe = MixtureOfExperts(config)
+        self.memory = DreamMemory(config, num_actions, tokenizer) if config.use_dream_memory else None
         self.summary = AttentionPool(dim, heads)
         self.readout = AttentionPool(dim, heads)
         self.outlook = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.GELU())
@@ -78,7 +82,16 @@ class DreamGenerator(nn.Module):
         nn.init.zeros_(self.policy.bias)
         nn.init.normal_(self.offset.weight, std=0.1)
 
-    def look(self, what: Tensor, grid: Tensor, step: Tensor, slot: Tensor, prompt: Prompt) -> Look:
+    def look(
+        self,
+        what: Tensor,
+        grid: Tensor,
+        step: Tensor,
+        slot: Tensor,
+        prompt: Prompt,
+        past: tuple[Tensor, Tensor] | None = None,
+        noise: torch.Generator | None = None,
+    ) -> Look:
         """Read the present picture with the question in mind.
 
         Args:
@@ -87,6 +100,9 @@ class DreamGenerator(nn.Module):
             step: (R,) dream step.
             slot: (R,) index of the dream among its siblings.
             prompt: encoded question of each row.
+            past: frames (R, S, P) and actions (R, S) of the dream so far, steps 0 to S - 1; those at or after a
+                row's own step are not read. Only with ``use_dream_memory``.
+            noise: makes the router's choices noisy, if the config says so.
 
         Returns:
             :class:`Look` for the R rows.
@@ -103,7 +119,12 @@ class DreamGenerator(nn.Module):
         for _ in range(self.loops):
             for block in self.trunk:
                 x = block(x, mask=keys, places=places)
-        x, routing = self.moe(x, keys, places, self.summary(x, mask) + condition)
+        context = Context(prompt.tokens, prompt.mask)
+        if self.memory is not None:
+            assert past is not None, "this model remembers its dream so far"
+            context = context._replace(**self.memory(*past, step)._asdict())
+            condition = condition + self.memory.recall(condition, context)
+        x, routing = self.moe(x, keys, grid[:, 1], self.summary(x, mask) + condition, context, noise)
         outlook = self.outlook(torch.cat([self.readout(x, mask), condition], dim=-1))  # (R, 2 D)
         value = self.value(outlook).squeeze(-1)
         return Look(x, mask, places, self.policy(outlook), value, routing, self.chances(outlook))
@@ -118,6 +139,58 @@ class DreamGenerator(nn.Module):
         table = self.codes.weight[:-1] * x.shape[-1] ** -0.5  # (V, D), without padding
         result = F.linear(self.result_norm(x), table, self.result_bias)  # (R, P, V)
         return result, self.belief(self.belief_pool(x, look.mask))
+
+
+class Remembered(NamedTuple):
+    """``memory`` (R, 1 + S, D), one token for each earlier step after a "nothing" token; ``memory_mask``."""
+
+    memory: Tensor
+    memory_mask: Tensor
+
+
+class DreamMemory(nn.Module):
+    """The earlier steps of a dream as tokens: the picture it was in, and the action it took there.
+
+    Args:
+        config: architecture.
+        num_actions: A.
+        tokenizer: shared embedding tables.
+    """
+
+    def __init__(self, config: DreamingConfig, num_actions: int, tokenizer: InputTokenizer):
+        """See the class."""
+        super().__init__()
+        dim, heads = config.embedding_dim, config.num_heads
+        self.codes, self.pad = tokenizer.codes, config.num_codes
+        self.pool = AttentionPool(dim, heads)
+        self.action = nn.Embedding(num_actions, dim)
+        self.step = nn.Embedding(config.dream_length, dim)
+        self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
+        self.attention = Attention(dim, heads)
+
+    def forward(self, frames: Tensor, actions: Tensor, step: Tensor) -> Remembered:
+        """``frames`` (R, S, P), ``actions`` (R, S), ``step`` (R,); see :meth:`DreamGenerator.look`."""
+        rows, steps = actions.shape
+        when = torch.arange(steps, device=step.device)
+        earlier = when < step.unsqueeze(1)  # (R, S)
+        nothing = self.nothing.expand(rows, 1, -1)
+        pictures = frames[earlier]  # (E, P): only what is read is computed
+        seen = self.pool(self.codes(pictures), pictures != self.pad)
+        told = seen + self.action(actions[earlier]) + self.step(when.expand(rows, steps)[earlier].clamp(max=self.last))
+        tokens = nothing.new_zeros(rows, steps, nothing.shape[-1]).masked_scatter(earlier.unsqueeze(-1), told)
+        mask = torch.cat([earlier.new_ones(rows, 1), earlier], dim=1)
+        return Remembered(torch.cat([nothing, tokens], dim=1), mask)
+
+    @property
+    def last(self) -> int:
+        """The last step that has an embedding of its own."""
+        return self.step.num_embeddings - 1
+
+    def recall(self, condition: Tensor, context: Context) -> Tensor:
+        """What of the remembered matters now: (R, D)."""
+        assert context.memory is not None and context.memory_mask is not None
+        mask = context.memory_mask[:, None, None, :]
+        return self.attention(condition.unsqueeze(1), memory=context.memory, mask=mask).squeeze(1)
 
 
 class InverseDynamics(nn.Module):

@@ -1,25 +1,29 @@
-"""The graph reasoner: reads all triplets of all dreams as one graph and decides which dream to answer from.
+"""The dream graph: which triplets hear of which, and how messages pass between them.
 
-Nodes are triplets; edges are temporal (within a dream, both ways) and cross-dream (same step of two dreams).
-Nothing depends on the order of the dreams: node features hold the step but not the dream's index.
+Nodes are triplets. Fixed edges are temporal (within a dream, both ways) and cross-dream (the same step of two
+dreams); learned edges are chosen by the model among all pairs of triplets of one question. No edge joins two
+questions. What is read out of the graph is in ``dreamrl.nn.graph_reasoner``.
+
+The layer is written with PyG's segment operations instead of its ``TransformerConv``: weights of learned edges can
+gate messages, weights can be sparse, an edge's embedding is projected once a type instead of once an edge, and
+no module is compiled into a file in the temporary directory of every process.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import TransformerConv
-
-from dreamrl.config import DreamingConfig
-from dreamrl.nn.dream_generator import NUM_BELIEFS
-from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
-from dreamrl.nn.layers import AttentionPool, mlp
+from torch_geometric.utils import scatter, softmax
 
 NEXT, PREVIOUS, SIBLING = range(3)
 """Edge types: to the next step, to the step before, to the same step of another dream."""
 EDGE_TYPES = ("next", "previous", "sibling")
+"""Names of the fixed edge types; learned types have the numbers after them."""
+LEARNED_INCOMING = 2
+"""Learned edges of one type that end in a node."""
+SHUFFLE_SEED = 0
 
 
 class Graph(NamedTuple):
@@ -30,118 +34,260 @@ class Graph(NamedTuple):
     edge_type: Tensor
 
 
+class Edges(NamedTuple):
+    """The edges that were read, with their weights.
+
+    ``edge_index`` (2, M) flat indices into (Q N T), source first; ``edge_type`` (M,) as in :class:`Graph`;
+    ``weight`` (M,) is what the target's message took from the source in the last hop, averaged over heads (a
+    learned edge's gate included), or 1 without hops; it carries no gradient.
+
+    Example:
+        >>> edges = Edges(torch.tensor([[0, 1], [1, 0]]), torch.tensor([NEXT, PREVIOUS]), torch.ones(2))
+        >>> edge_type_name(int(edges.edge_type[0]))
+        'next'
+    """
+
+    edge_index: Tensor
+    edge_type: Tensor
+    weight: Tensor
+
+
+NO_EDGES = Edges(torch.zeros(2, 0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+
+
 class Reading(NamedTuple):
-    """``nodes`` (Q, N, T, D), ``mask`` (Q, N, T), ``focus_logits`` (Q, N + 1), ``value`` (Q,) expected reward."""
+    """``nodes`` (Q, N, T, D), ``mask`` (Q, N, T), ``focus_logits`` (Q, N + 1), ``value`` (Q,) expected reward.
+
+    ``edges`` say which triplets heard of which.
+    """
 
     nodes: Tensor
     mask: Tensor
     focus_logits: Tensor
     value: Tensor
+    edges: Edges = NO_EDGES
 
 
-def build_graph(lengths: Tensor, steps: int) -> Graph:
-    """All edges of Q dream graphs at once, without a Python loop over nodes.
+def edge_type_name(kind: int) -> str:
+    """next, previous, sibling, learned_0, learned_1, ..."""
+    return EDGE_TYPES[kind] if kind < len(EDGE_TYPES) else f"learned_{kind - len(EDGE_TYPES)}"
+
+
+def build_graph(lengths: Tensor, steps: int, shuffled: bool = False) -> Graph:
+    """All fixed edges of Q dream graphs at once, without a Python loop over nodes.
 
     Args:
         lengths: (Q, N) steps that each dream lasted.
         steps: T.
+        shuffled: permute the sources, see :func:`shuffle_sources`.
 
     Returns:
         :class:`Graph` whose nodes are the steps that happened.
     """
     questions, dreams = lengths.shape
     device = lengths.device
-    valid = torch.arange(steps, device=device) < lengths.unsqueeze(-1)  # (Q, N, T)
-    flat = torch.arange(valid.numel(), device=device).view_as(valid)
-    follows = valid[:, :, 1:]
-    earlier, later = flat[:, :, :-1][follows], flat[:, :, 1:][follows]
-    pairs = valid.unsqueeze(2) & valid.unsqueeze(1)  # (Q, N, N, T)
-    pairs &= ~torch.eye(dreams, dtype=torch.bool, device=device)[None, :, :, None]
-    source = flat.unsqueeze(2).expand(questions, dreams, dreams, steps)[pairs]
-    target = flat.unsqueeze(1).expand(questions, dreams, dreams, steps)[pairs]
-    edge_index = torch.stack([torch.cat([earlier, later, source]), torch.cat([later, earlier, target])])
+    valid = (torch.arange(steps, device=device) < lengths.unsqueeze(-1)).flatten(1)  # (Q, N T)
+    pairs, kinds = _possible_edges(dreams, steps, device)  # (2, S), (S,)
+    question, slot = (valid[:, pairs[0]] & valid[:, pairs[1]]).nonzero(as_tuple=True)  # (M,)
+    place = (valid.flatten().cumsum(0) - 1).view_as(valid)  # flat index -> number among the valid nodes
+    source, target = place[question, pairs[0, slot]], place[question, pairs[1, slot]]
+    if shuffled:
+        source = shuffle_sources(source, question, slot, len(kinds))
+    return Graph(valid.flatten().nonzero().squeeze(1), torch.stack([source, target]), kinds[slot])
+
+
+def _possible_edges(dreams: int, steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Fixed edges (2, S) of one question whose dreams last all ``steps``, over (N T), and their types (S,)."""
+    flat = torch.arange(dreams * steps, device=device).view(dreams, steps)
+    earlier, later = flat[:, :-1].flatten(), flat[:, 1:].flatten()
+    one, other = (~torch.eye(dreams, dtype=torch.bool, device=device)).nonzero(as_tuple=True)
+    source, target = flat[one].flatten(), flat[other].flatten()  # (N (N - 1) T,)
+    pairs = torch.stack([torch.cat([earlier, later, source]), torch.cat([later, earlier, target])])
     sizes = torch.tensor([len(earlier), len(later), len(source)], device=device)
-    edge_type = torch.repeat_interleave(torch.arange(3, device=device), sizes)
-    node = flat[valid]
-    place = torch.zeros(valid.numel(), dtype=torch.long, device=device)
-    place[node] = torch.arange(len(node), device=device)
-    return Graph(node, place[edge_index], edge_type)
+    return pairs, torch.repeat_interleave(torch.arange(len(EDGE_TYPES), device=device), sizes)
 
 
-class GraphReasoner(nn.Module):
-    """Graph transformer (Shi et al. 2021, arXiv:2009.03509) over triplets, pre-norm and residual.
+def shuffle_sources(source: Tensor, question: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """Permute the sources of edges within each question, for a reader whose edges mean nothing.
+
+    Every node keeps the number and types of its incoming edges and the number of its outgoing ones. The
+    permutation is drawn from a fixed seed and depends on the shapes alone: the same dreams are read the same way
+    when sampling and when learning, whatever else is in the batch.
 
     Args:
-        config: architecture.
-        num_actions: A.
-        tokenizer: shared image code table.
+        source: (M,) of edges that are sorted by question.
+        question: (M,) question of each edge.
+        slot: (M,) number of each edge among the possible edges of its question.
+        slots: S, possible edges of a question.
+
+    Returns:
+        (M,) the sources of each question in another order.
+    """
+    order = torch.rand(slots, generator=torch.Generator().manual_seed(SHUFFLE_SEED), dtype=torch.float64)
+    return source[(question + order.to(source.device)[slot]).argsort()]
+
+
+def segment_sparsemax(scores: Tensor, index: Tensor, size: int) -> Tensor:
+    """Sparsemax (Martins and Astudillo 2016, arXiv:1602.02068, algorithm 1) of each segment.
+
+    p_i = max(0, z_i - tau), with tau such that each segment's p sum to 1; far scores get exactly 0.
+
+    Args:
+        scores: (M, H); the H columns are independent.
+        index: (M,) segment of each row, in any order.
+        size: number of segments; some may be empty.
+
+    Returns:
+        (M, H) weights.
+    """
+    top = scatter(scores.detach(), index, dim=0, dim_size=size, reduce="max")
+    shifted = scores - top[index]
+    inside = _support(shifted.detach(), index, size).to(scores.dtype)
+    count = scatter(inside, index, dim=0, dim_size=size, reduce="sum").clamp(min=1)
+    tau = (scatter(shifted * inside, index, dim=0, dim_size=size, reduce="sum") - 1) / count
+    return torch.relu(shifted - tau[index]) * inside
+
+
+def _support(shifted: Tensor, index: Tensor, size: int) -> Tensor:
+    """(M, H) True where sparsemax is positive; ``shifted`` scores have the maximum 0 in each segment."""
+    z = shifted.double().clamp(min=-1)  # at -1 and below nothing is in the support; bounds the sums below
+    order = (2 * index.unsqueeze(1) - z).argsort(dim=0)  # by segment, and there by falling score
+    z = z.gather(0, order)
+    segment = index.sort().values
+    sizes = index.bincount(minlength=size)
+    start = (sizes.cumsum(0) - sizes)[segment]  # (M,) first row of the row's segment
+    total = torch.cat([z.new_zeros(1, z.shape[1]), z.cumsum(0)])
+    rank = torch.arange(1, len(index) + 1, device=index.device) - start
+    inside = 1 + rank.unsqueeze(1) * z > total[1:] - total[start]
+    return torch.zeros_like(inside).scatter(0, order, inside)
+
+
+class EdgeAttention(nn.Module):
+    """Multi-head attention of a node over its incoming edges (Shi et al. 2021, arXiv:2009.03509, eq. 3 and 4).
+
+    For an edge j -> i of type r, in every head::
+
+        e_r = W_e edge_r
+        alpha_ij = softmax over j of  q_i . (k_j + e_r) / sqrt(d)
+        out_i = sum over j of  gate_ij alpha_ij (v_j + e_r)
+
+    A node without incoming edges gets zeros. ``TransformerConv(root_weight=False)`` with gates of 1.
+
+    Args:
+        dim: channels D; heads must divide it.
+        heads: number of heads.
+        normaliser: softmax or sparsemax.
     """
 
-    def __init__(self, config: DreamingConfig, num_actions: int, tokenizer: InputTokenizer):
+    def __init__(self, dim: int, heads: int, normaliser: str = "softmax"):
         """See the class."""
         super().__init__()
-        dim, heads = config.embedding_dim, config.num_heads
-        self.codes = tokenizer.codes
-        self.patches = AttentionPool(dim, heads)
-        self.action = nn.Embedding(num_actions, dim)
-        self.belief = nn.Embedding(NUM_BELIEFS, dim)
-        self.step = nn.Embedding(config.dream_length, dim)
-        self.triplet = mlp(2 * dim, dim, dim)
-        self.edge = nn.Embedding(len(EDGE_TYPES), dim)
-        hops = config.graph_reasoning_hops
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(hops))
-        self.hops = nn.ModuleList(
-            TransformerConv(dim, dim // heads, heads=heads, edge_dim=dim, root_weight=False) for _ in range(hops)
-        )
-        self.feeds = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim), mlp(dim, 2 * dim, dim)) for _ in range(hops))
-        self.dream = AttentionPool(dim, heads)
-        self.score = mlp(2 * dim, dim, 1)
-        self.none = nn.Parameter(torch.zeros(()))
-        self.none_score = mlp(dim, dim, 1)
-        self.all = AttentionPool(dim, heads)
-        self.value = mlp(2 * dim, dim, 1)
+        assert dim % heads == 0, (dim, heads)
+        self.heads = heads
+        self.normalise = segment_sparsemax if normaliser == "sparsemax" else _segment_softmax
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.edge = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, frames: Tensor, actions: Tensor, beliefs: Tensor, lengths: Tensor, prompt: Prompt) -> Reading:
-        """Read Q questions' dreams.
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_type: Tensor, types: Tensor, gate: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pass one round of messages.
 
         Args:
-            frames: (Q, N, T + 1, P) codes; frame t + 1 is the result of step t.
-            actions: (Q, N, T).
-            beliefs: (Q, N, T).
-            lengths: (Q, N) steps that each dream lasted.
-            prompt: encoded questions.
+            x: (K, D) nodes.
+            edge_index: (2, M) source and target of each edge.
+            edge_type: (M,).
+            types: (E, D) embedding of each edge type.
+            gate: (M,) factor of each message; 1 if not given.
 
         Returns:
-            :class:`Reading`; ``focus_logits`` score each dream and, last, "none of them".
+            (K, D) messages, and (M, heads) weights that the values were summed with.
         """
-        questions, dreams, steps = actions.shape
-        graph = build_graph(lengths, steps)
-        x = self._nodes(frames, actions, beliefs, graph)
-        x = x + prompt.summary[graph.node // (dreams * steps)]
-        edge_attr = self.edge(graph.edge_type)
-        for norm, hop, feed in zip(self.norms, self.hops, self.feeds, strict=True):
-            x = x + hop(norm(x), graph.edge_index, edge_attr)
-            x = x + feed(x)
-        nodes = x.new_zeros(questions * dreams * steps, x.shape[-1]).index_copy(0, graph.node, x)
-        nodes = nodes.view(questions, dreams, steps, -1)
-        mask = torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)
-        dream = self.dream(nodes.flatten(0, 1), mask.flatten(0, 1)).view(questions, dreams, -1)
-        asked = prompt.summary.unsqueeze(1).expand_as(dream)
-        score = self.score(torch.cat([dream, asked], dim=-1)).squeeze(-1)  # (Q, N)
-        none = self.none_score(prompt.summary) + self.none  # (Q, 1)
-        overall = self.all(dream, lengths > 0)
-        value = self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1)
-        return Reading(nodes, mask, torch.cat([score, none], dim=-1), value)
+        source, target = edge_index
+        query, key, value, edge = (
+            part.unflatten(-1, (self.heads, -1))
+            for part in (self.query(x), self.key(x), self.value(x), self.edge(types))
+        )  # (K, heads, D/heads), edge (E, heads, D/heads)
+        edge = edge[edge_type]  # (M, heads, D/heads)
+        score = (query[target] * (key[source] + edge)).sum(-1) / query.shape[-1] ** 0.5  # (M, heads)
+        weight = self.normalise(score, target, len(x))
+        if gate is not None:
+            weight = weight * gate.unsqueeze(-1)
+        message = (value[source] + edge) * weight.unsqueeze(-1)
+        return scatter(message.flatten(1), target, dim=0, dim_size=len(x), reduce="sum"), weight
 
-    def _nodes(self, frames: Tensor, actions: Tensor, beliefs: Tensor, graph: Graph) -> Tensor:
-        """(K, D) features of the valid triplets: what, action, result, belief, step."""
-        steps = actions.shape[-1]
-        place = graph.node
-        what = frames[:, :, :-1].flatten(0, 2)[place]  # (K, P)
-        result = frames[:, :, 1:].flatten(0, 2)[place]
-        both = torch.cat([what, result])
-        seen = both < self.codes.num_embeddings - 1  # padding is the table's last row
-        before, after = self.patches(self.codes(both), seen).chunk(2)
-        told = self.action(actions.flatten()[place]) + self.belief(beliefs.flatten()[place])
-        step = self.step((place % steps).clamp(max=self.step.num_embeddings - 1))
-        return self.triplet(torch.cat([before, after], dim=-1)) + told + step
+
+def _segment_softmax(scores: Tensor, index: Tensor, size: int) -> Tensor:
+    return softmax(scores, index, num_nodes=size)
+
+
+class LearnedEdges(nn.Module):
+    """Edges that the model draws itself: for each node and type, from the ``LEARNED_INCOMING`` best-scored triplets.
+
+    The score of j -> i is q_i . k_j / sqrt(d) with a query and a key per type, between any two triplets of one
+    question. The choice itself has no gradient; sigmoid(score) gates the message, and so the scores learn.
+
+    A triplet is scored together with the mean of its dream. Dreams that begin alike have equal first triplets, and
+    between equal scores the order of the dreams, or rounding, would decide.
+
+    Args:
+        dim: channels D.
+        heads: sets the channels of query and key, d = D / heads.
+        num_types: types of learned edges.
+        shuffled: permute the sources, see :func:`shuffle_sources`.
+    """
+
+    def __init__(self, dim: int, heads: int, num_types: int, shuffled: bool = False):
+        """See the class."""
+        super().__init__()
+        self.num_types = num_types
+        self.shuffled = shuffled
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, num_types * (dim // heads))
+        self.key = nn.Linear(dim, num_types * (dim // heads))
+
+    def forward(self, x: Tensor, node: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the edges.
+
+        Args:
+            x: (K, D) nodes.
+            node: (K,) flat index of each into (Q N T).
+            valid: (Q, N, T) True at the K nodes.
+
+        Returns:
+            edge_index (2, M), edge_type (M,) from ``len(EDGE_TYPES)`` up, gate (M,) in (0, 1).
+        """
+        score = self._scores(x, node, valid)  # (Q, E, target, source)
+        best, source = score.topk(min(LEARNED_INCOMING, score.shape[-1]), dim=-1)  # (Q, E, N T, top)
+        chosen = best.detach() > float("-inf")
+        question, kind, target, rank = chosen.nonzero(as_tuple=True)
+        place = (valid.flatten().cumsum(0) - 1).view(len(valid), -1)
+        source = place[question, source[chosen]]
+        if self.shuffled:
+            slot = (kind * best.shape[2] + target) * best.shape[3] + rank
+            source = shuffle_sources(source, question, slot, best[0].numel())
+        edge_index = torch.stack([source, place[question, target]])
+        return edge_index, kind + len(EDGE_TYPES), best[chosen].sigmoid()
+
+    def _scores(self, x: Tensor, node: Tensor, valid: Tensor) -> Tensor:
+        questions, dreams, steps = valid.shape
+        rows = x.new_zeros(valid.numel(), x.shape[-1]).index_copy(0, node, x).view(questions, dreams, steps, -1)
+        mean = rows.sum(2, keepdim=True) / valid.sum(2).clamp(min=1)[..., None, None]
+        told = self.norm(rows + mean).flatten(1, 2)  # (Q, N T, D)
+        query, key = (part.unflatten(-1, (self.num_types, -1)) for part in (self.query(told), self.key(told)))
+        score = torch.einsum("qied,qjed->qeij", query, key) / query.shape[-1] ** 0.5
+        real = valid.flatten(1)
+        pair = real.unsqueeze(2) & real.unsqueeze(1)  # (Q, N T, N T)
+        pair = pair & ~torch.eye(dreams * steps, dtype=torch.bool, device=x.device)
+        return score.masked_fill(~pair.unsqueeze(1), float("-inf"))
+
+
+def __getattr__(name: str) -> Any:
+    # model.py still imports GraphReasoner from here; the module that defines it imports this one.
+    if name == "GraphReasoner":
+        from dreamrl.nn.graph_reasoner import GraphReasoner
+
+        return GraphReasoner
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

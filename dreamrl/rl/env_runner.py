@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dreamrl.config import RunConfig
-from dreamrl.rl.columns import DREAM_LOGP, DREAM_VALUE, learned_columns
 from dreamrl.rl.module import UNIFORM, UNIFORM_ANSWER, DreamRLModule
-from envs.questions import stream
-from envs.reasoning_batch import Phase, ReasoningBatch, training_question
+from dreamrl.rollout import own_steps, play, reward_parts, step_columns
+from envs.reasoning_batch import ReasoningBatch
 from envs.reasoning_env import ReasoningEnv
-
-STEP_COLUMNS = (Columns.ACTION_LOGP, Columns.VF_PREDS, DREAM_LOGP, DREAM_VALUE)
 
 
 class DreamEnvRunner(SingleAgentEnvRunner):
@@ -48,57 +44,29 @@ class DreamEnvRunner(SingleAgentEnvRunner):
         shard = max(0, self.worker_index - 1)
         first = iteration * self.run.ppo.questions_per_iteration + shard
         numbers = [first + i * self.shards for i in range(int(num_episodes or self.num_envs))]
-        trace = self._play(numbers)
+        trace = play(self.run, self.batch, numbers, self._act)
         episodes = [self._episode(trace, q) for q in range(len(numbers))]
-        parts = [self.batch.breakdown(q) for q in range(len(numbers))]
-        self.metrics.log_dict(
-            {k: float(np.mean([p[k] for p in parts])) for k in parts[0]}, key="reward_parts", window=1
-        )
+        self.metrics.log_dict(reward_parts(self.batch), key="reward_parts", window=1)
         self._done_episodes_for_metrics.extend(episodes)
         steps = sum(len(e) for e in episodes)
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, len(episodes))
         return episodes
 
-    def _play(self, numbers: list[int]) -> list[dict]:
-        """Every step of all questions: observation, what the module returned, rewards."""
-        run, batch, module = self.run, self.batch, cast(DreamRLModule, self.module)
-        batch.reset([training_question(run, batch.world, i) for i in numbers])
-        streams = [stream(run.seed, 3, i) for i in numbers]
-        length, patches = run.model.dream_length, batch.num_patches
-        dice = np.stack([s.random((batch.dreams, length, patches + 2)) for s in streams])
-        answer_dice = np.stack([s.random(run.model.max_answer_tokens + 1) for s in streams])
-        trace = []
-        while not (batch.phase == Phase.OVER).all():
-            obs = batch.observation()
-            step = np.minimum(obs["step"], length - 1)
-            inputs = {
-                Columns.OBS: {k: torch.from_numpy(v) for k, v in obs.items()},
-                UNIFORM: torch.from_numpy(dice[np.arange(len(numbers)), :, step]).float(),
-                UNIFORM_ANSWER: torch.from_numpy(answer_dice).float(),
-            }
-            out = module.forward_exploration(inputs)
-            action = {k: v.numpy() for k, v in out[Columns.ACTIONS].items()}
-            dream_rewards, answer_rewards = batch.step(action)
-            columns = {k: out[k].numpy() for k in STEP_COLUMNS}
-            infos = [batch.step_info(q, dream_rewards, answer_rewards) for q in range(len(numbers))]
-            trace.append({"obs": obs, "action": action, "columns": columns, "infos": infos})
-        trace.append({"obs": batch.observation()})
-        return trace
+    def _act(self, obs: dict, uniform: torch.Tensor, answer_uniform: torch.Tensor) -> dict[str, Any]:
+        module = cast(DreamRLModule, self.module)
+        return module.forward_exploration({Columns.OBS: obs, UNIFORM: uniform, UNIFORM_ANSWER: answer_uniform})
 
     def _episode(self, trace: list[dict], q: int) -> SingleAgentEpisode:
         """Question ``q`` of the trace as an RLlib episode."""
-        steps = [t for t in trace[:-1] if t["obs"]["phase"][q] != Phase.OVER]
-        infos: list[dict] = [{"question": self.batch.questions[q].text}]
-        infos += [t["infos"][q] for t in steps]
-        infos[-1] |= self.batch.final_info(q)
-        obs = {k: np.stack([t["obs"][k][q] for t in steps]) for k in steps[0]["obs"]}
-        columns = {k: np.stack([t["columns"][k][q] for t in steps]) for k in STEP_COLUMNS}
-        columns |= learned_columns(obs, infos[1:], columns[DREAM_VALUE], columns[Columns.VF_PREDS], self.run)
+        steps, final = own_steps(trace, q), self.batch.final_info(q)
+        columns = step_columns(self.run, steps, final)
+        infos: list[dict] = [{"question": self.batch.questions[q].text}, *(s["info"] for s in steps)]
+        infos[-1] = infos[-1] | final
         assert self.env is not None
         episode = SingleAgentEpisode(
             observations=[{k: v[q] for k, v in t["obs"].items()} for t in trace[: len(steps) + 1]],
-            actions=[{k: v[q] for k, v in t["action"].items()} for t in steps],
+            actions=[s["action"] for s in steps],
             rewards=[float(i["dream_rewards"].mean() + i["answer_reward"]) for i in infos[1:]],
             infos=infos,
             terminated=True,

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from dreamrl.config import RunConfig
-from dreamrl.data import RandomPlay
-from dreamrl.losses import (
-    clipped_policy_loss,
-    dream_rows,
-    happened,
-    prompt_rows,
-    reading_loss,
-    touch_all,
-    world_model_loss,
-)
-from dreamrl.model import DreamingReasoningLLM
-from dreamrl.nn.moe import expert_usage, load_balance_loss
-from dreamrl.rl.columns import (
+from dreamrl.columns import (
+    ACTION_LOGP,
     ADVANTAGES,
-    ANSWER_ADVANTAGE,
-    ANSWER_TARGET,
-    ANSWER_TOKENS,
-    DREAM_LOGP,
-    DREAMS_SHOWN,
-    FOCUS_TARGET,
-    TARGETS,
-    episode_columns,
+    DREAM_VALUE,
+    VF_PREDS,
+    flat,
+    learned_columns,
+    nested,
     normalise,
 )
+from dreamrl.config import RunConfig
+from dreamrl.data import RandomPlay
+from dreamrl.model import DreamingReasoningLLM
+from dreamrl.policy import Scored
+from dreamrl.ppo import MOST_MINIBATCHES
+from dreamrl.ppo_loss import learning_rate, ppo_loss
+from dreamrl.rl.module import SCORED
 from dreamrl.saving import load_pretrained
 from envs.questions import stream
 
@@ -67,15 +57,25 @@ class EpisodesToBatch(ConnectorV2):
                 rows.setdefault(name, []).append(value)
         columns = {name: np.concatenate(parts) for name, parts in rows.items()}
         normalise(columns)
-        count = len(columns[Columns.ACTION_LOGP])
+        count = len(columns[ACTION_LOGP])
         order = np.resize(stream(self.run.seed, 5, self.calls, count).permutation(count), rows_of_all(count))
         self.calls += 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
-        flat: dict[str, Any] = {k: v for k, v in tensors.items() if "/" not in k}
-        flat[PLACE] = torch.full((len(order),), place_of_all(float(columns[Columns.ACTION_LOGP].sum(dtype=np.float64))))
-        for group in (Columns.OBS, Columns.ACTIONS):
-            flat[group] = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith(f"{group}/")}
-        return {DEFAULT_MODULE_ID: flat}
+        tensors[PLACE] = torch.full((len(order),), place_of_all(float(columns[ACTION_LOGP].sum(dtype=np.float64))))
+        return {DEFAULT_MODULE_ID: nested(tensors)}
+
+
+def episode_columns(episode: Any, run: RunConfig) -> dict[str, np.ndarray]:
+    """All train columns of an episode, or of a piece of one that already carries its ``LEARNED`` columns.
+
+    Episodes of other env runners must be whole: their columns are computed here.
+    """
+    steps = len(episode)
+    obs, actions = episode.get_observations(slice(0, steps)), episode.get_actions()
+    extra = {k: np.asarray(episode.get_extra_model_outputs(k)) for k in episode.extra_model_outputs}
+    if ADVANTAGES not in extra:
+        extra |= learned_columns(obs, episode.get_infos()[1:], extra[DREAM_VALUE], extra[VF_PREDS], run)
+    return flat(obs, actions, extra)
 
 
 def rows_of_all(count: int) -> int:
@@ -123,54 +123,24 @@ class DreamPPOLearner(PPOTorchLearner):
         """Set the learning rate: short warm-up, then linear decay to a tenth over the run."""
         super().before_gradient_based_update(timesteps=timesteps)
         self.replayed = 0
-        ppo = self.run.ppo
-        done = self.start_iteration + self._weights_seq_no
-        share = min(1.0, done / max(1, ppo.iterations))
-        lr = ppo.lr * (1 - 0.9 * share) * min(1.0, (done + 1) / WARM_UP)
+        lr = learning_rate(self.run, self.start_iteration + self._weights_seq_no)
         for optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID):
             self._set_optimizer_lr(optimizer[1], lr)
 
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> Tensor:
-        """PPO on dreams and answers + reading loss + replay; see :mod:`dreamrl.losses`."""
+        """PPO on dreams and answers + reading loss + replay; see :mod:`dreamrl.ppo_loss`."""
         model = trained_model(self)
-        ppo = self.run.ppo
-        loss, metrics = policy_losses(self.run, batch, fwd_out)
-        answers = fwd_out["answers"]
-        if answers is not None:
-            read = self._reading(model, batch, fwd_out)
-            loss = loss + ppo.answer_weight * sum(read.values())
-        replay, replay_metrics = self._replay(model, int(batch[PLACE][0]))
-        loss = loss + ppo.replay_weight * replay
-        metrics |= replay_metrics
-        loss = loss + touch_all(model)
+        replay = self._replay(int(batch[PLACE][0])) if self.run.ppo.replay_weight > 0 else {}
+        loss, metrics = ppo_loss(self.run, model, batch, cast(Scored, fwd_out[SCORED]), replay)
         self.metrics.log_dict({k: v.detach().item() for k, v in metrics.items()}, key=module_id, window=METRIC_WINDOW)
         return loss
 
-    def _reading(self, model: DreamingReasoningLLM, batch: dict, fwd_out: dict) -> dict[str, Tensor]:
-        question = fwd_out["answers"].question
-        obs = batch[Columns.OBS]
-        sub = {k: obs[k].long()[question] for k in ("frames", "actions", "beliefs", "lengths")}
-        hidden = torch.arange(sub["lengths"].shape[1]) >= batch[DREAMS_SHOWN][question].unsqueeze(1)
-        sub["lengths"] = sub["lengths"].masked_fill(hidden, 0)  # a dream without steps has no nodes
-        sub |= {"focus_target": batch[FOCUS_TARGET][question], "answer": batch[ANSWER_TOKENS][question]}
-        return reading_loss(model, sub, prompt_rows(fwd_out["prompt"], question))[0]
-
-    def _replay(self, model: DreamingReasoningLLM, place: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """World-model and reading loss on fresh random play."""
-        ppo, workers = self.run.ppo, max(1, self.config.num_learners or 0)
+    def _replay(self, place: int) -> dict[str, Tensor]:
+        """This learner's share of the next batch of fresh random play."""
         index = (self.start_iteration + self._weights_seq_no) * MOST_MINIBATCHES + self.replayed
-        batch = self.replay.batch(index, ppo.replay_scenes, place, workers, key=4)
         self.replayed += 1
-        steps = batch["actions"].shape[-1]
-        rows = dream_rows(
-            batch["frames"], batch["actions"], batch["beliefs"], batch["grid"], happened(batch["lengths"], steps)
-        )
-        prompt = model.input_tokenizer(batch["text"])
-        losses, _ = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
-        read, _ = reading_loss(model, batch, prompt)
-        return losses["frame"] + losses["belief"] + ppo.answer_weight * (read["focus"] + read["answer"]), {
-            "replay_frame_loss": losses["frame"]
-        }
+        workers = max(1, self.config.num_learners or 0)
+        return self.replay.batch(index, self.run.ppo.replay_scenes, place, workers, key=4)
 
 
 def trained_model(learner: Any) -> DreamingReasoningLLM:
@@ -178,57 +148,5 @@ def trained_model(learner: Any) -> DreamingReasoningLLM:
     return learner.module[DEFAULT_MODULE_ID].unwrapped().model
 
 
-WARM_UP = 5
-"""Iterations over which the learning rate rises: Adam's first steps are large and blur the world model."""
-MOST_MINIBATCHES = 100_003
-"""More minibatches than an iteration has: keeps the numbers of its replay batches apart from the next one's."""
 METRIC_WINDOW = 32
 """Minibatches over which learner metrics are averaged."""
-
-
-def policy_losses(run: RunConfig, batch: dict, fwd_out: dict) -> tuple[Tensor, dict[str, Tensor]]:
-    """PPO terms of the dreams and the answers in one minibatch, and their metrics."""
-    ppo, metrics = run.ppo, {}
-    loss = torch.zeros(())
-    dreams, answers = fwd_out["dreams"], fwd_out["answers"]
-    if dreams is not None:
-        at = (dreams.question, dreams.dream)
-        policy_loss, ratio = clipped_policy_loss(
-            dreams.logp, batch[DREAM_LOGP][at], batch[ADVANTAGES][at], run.model.ppo_clip_epsilon
-        )
-        targets = batch[TARGETS][at]
-        value_loss = F.mse_loss(dreams.value, targets)
-        balance = load_balance_loss(dreams.routing)
-        entropy = dreams.entropy.mean()
-        world = dreams.frame_loss.mean() + dreams.belief_loss.mean()
-        loss = (
-            ppo.replay_weight * world
-            + policy_loss
-            + ppo.value_weight * value_loss
-            - ppo.entropy_weight * entropy
-            + run.model.load_balance_loss_weight * balance
-        )
-        usage = expert_usage(dreams.routing)
-        explained = 1 - (targets - dreams.value).var() / targets.var().clamp(min=1e-6)
-        metrics |= {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "balance": balance,
-            "world_loss": world,
-        }
-        metrics |= ratio | {"explained_variance": explained, "max_vio": usage.max() * len(usage) - 1}
-        metrics |= {f"expert_usage/{i}": share for i, share in enumerate(usage)}
-    if answers is not None:
-        q = answers.question
-        advantages = batch[ANSWER_ADVANTAGE][q]
-        policy_loss, _ = clipped_policy_loss(
-            answers.logp, batch[Columns.ACTION_LOGP][q], advantages, run.model.ppo_clip_epsilon
-        )
-        value_loss = F.mse_loss(answers.value, batch[ANSWER_TARGET][q])
-        loss = loss + ANSWER_SHARE * (policy_loss + ppo.value_weight * value_loss)
-    return loss, metrics
-
-
-ANSWER_SHARE = 0.25
-"""Weight of an answer's PPO terms against a dream step's: there is one answer to many dream steps."""

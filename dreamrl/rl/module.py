@@ -15,14 +15,16 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from dreamrl import policy
+from dreamrl.columns import TRUTH
 from dreamrl.process import settle
-from dreamrl.rl.columns import DREAM_LOGP, DREAM_VALUE, TRUTH
 from dreamrl.saving import load_pretrained
 
 UNIFORM = "uniform"
 """Optional input column (K, N, P + 2): the random numbers to sample dreams with."""
 UNIFORM_ANSWER = "uniform_answer"
 """Optional input column (K, L + 1): the random numbers to sample answers with."""
+SCORED = "scored"
+"""Output of ``forward_train``: :class:`dreamrl.policy.Scored`."""
 
 
 class DreamRLModule(TorchRLModule, ValueFunctionAPI):
@@ -40,46 +42,19 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Sample dreams and answers; greedy answers and dreams are ``dreamrl.evaluate``'s business."""
         obs = batch[Columns.OBS]
-        uniform = batch.get(UNIFORM)
+        uniform, answer_uniform = batch.get(UNIFORM), batch.get(UNIFORM_ANSWER)
         if uniform is None:
             shape = (*obs["actions"].shape[:2], obs["frames"].shape[-1] + 2)
             uniform = torch.rand(shape, generator=self.generator)
-        answer_uniform = batch.get(UNIFORM_ANSWER)
         if answer_uniform is None:
             shape = (len(obs["text"]), self.model.config.max_answer_tokens + 1)
             answer_uniform = torch.rand(shape, generator=self.generator)
-        with torch.no_grad():
-            prompt = self.model.input_tokenizer(obs["text"].long())
-            action = policy.empty_action(obs, self.model.config.max_answer_tokens)
-            dreams = policy.dream(self.model, obs, prompt, action, uniform)
-            answers = policy.answer(self.model, obs, prompt, action, answer_uniform, sample=True)
-        logp = torch.zeros(obs["active"].shape)
-        value = torch.zeros(obs["active"].shape)
-        answer_logp, answer_value = torch.zeros(len(logp)), torch.zeros(len(logp))
-        if dreams is not None:
-            logp[dreams.question, dreams.dream] = dreams.logp
-            value[dreams.question, dreams.dream] = dreams.value
-        if answers is not None:
-            answer_logp[answers.question] = answers.logp
-            answer_value[answers.question] = answers.value
-        return {
-            Columns.ACTIONS: action,
-            Columns.ACTION_LOGP: logp.sum(1) + answer_logp,
-            Columns.VF_PREDS: value.sum(1) + answer_value,
-            DREAM_LOGP: logp,
-            DREAM_VALUE: value,
-        }
+        return policy.act(self.model, obs, uniform, answer_uniform)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
-        """Score the actions that were taken: ``dreams`` and ``answers`` of :mod:`dreamrl.policy`, and the prompt."""
-        obs, action = batch[Columns.OBS], batch[Columns.ACTIONS]
-        prompt = self.model.input_tokenizer(obs["text"].long())
+        """Score the actions that were taken."""
         truth = {k: batch[k] for k in TRUTH}
-        return {
-            "prompt": prompt,
-            "dreams": policy.dream(self.model, obs, prompt, action, truth=truth),
-            "answers": policy.answer(self.model, obs, prompt, action),
-        }
+        return {SCORED: policy.score(self.model, batch[Columns.OBS], batch[Columns.ACTIONS], truth)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any | None = None) -> torch.Tensor:
         """(K,) values of whole steps, as in ``VF_PREDS``; training uses the values stored when sampling."""

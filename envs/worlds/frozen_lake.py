@@ -137,6 +137,7 @@ class FrozenLake(World):
     name = "frozen_lake"
     family = "spatial"
     actions = ACTIONS
+    max_size = MAX_SIZE
 
     def __init__(self, patch_size: int = 16):
         """Args: ``patch_size`` pixels a cell (at least 8, below which the sprites merge)."""
@@ -205,6 +206,12 @@ class FrozenLake(World):
         best = [i for i, length in lengths.items() if length == min(lengths.values())]
         return best, plan_text(rollouts[best[0]].actions)
 
+    def wordings(self, answer):
+        """See :meth:`World.wordings`: a plan is "right, right, down" or "right then right then down"."""
+        if answer == NO_PLAN or not parse_plan(answer):
+            return [answer]
+        return [answer, answer.replace(", ", " then ")]
+
     def interpret(self, text, scene):
         """See :meth:`World.interpret`: named moves make it a PREDICT question, "way" or "path" a PLAN."""
         words = re.findall(r"[a-z]+", text.lower())
@@ -221,7 +228,7 @@ class FrozenLake(World):
         for first in ACTIONS:
             for second in ACTIONS:
                 moves = f"{first}, {second}, {first}"
-                texts += [t.format(moves=moves) for t in PREDICT_TEXTS] + [moves]
+                texts += [t.format(moves=moves) for t in PREDICT_TEXTS] + self.wordings(moves)
         return texts + [t.format(n=n) for t in OUTCOME_TEXT.values() for n in range(1, 65)]
 
 

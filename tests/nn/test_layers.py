@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dreamrl.nn.layers import Attention, AttentionPool, Block, mlp
-from dreamrl.nn.positional import rotary_angles, rotate
+from dreamrl.nn.positional import Places, rotary_angles, rotate
 
 
 def randn(*shape, seed=0):
@@ -50,7 +50,7 @@ def test_attention_equals_a_slow_loop(attention, crossed, rotary):
     mask = randn(2, 5, memory.shape[1], seed=2) > -0.5
     mask[..., 0] = True
     angles = rotary_angles(torch.arange(5), 4, 100.0).expand(2, 5, 2) if rotary else None
-    found = attention(x, memory=memory if crossed else None, mask=mask.unsqueeze(1), angles=angles)
+    found = attention(x, memory=memory if crossed else None, mask=mask.unsqueeze(1), places=Places(angles))
     torch.testing.assert_close(found, slow_attention(attention, x, memory, mask, angles), atol=1e-5, rtol=1e-4)
 
 

@@ -1,141 +1,218 @@
-"""Sparse routing against a slow loop, and the balance loss against closed forms."""
+"""The router, its losses and metrics against closed forms; for the dispatch see ``test_moe_dispatch``."""
 
 import itertools
+import math
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
-from dreamrl.nn.moe import MixtureOfExperts, Routing, expert_usage, load_balance_loss
-from dreamrl.nn.positional import grid_angles
+from dreamrl.dreaming_config import DreamingConfig
+from dreamrl.nn.experts import Context
+from dreamrl.nn.moe import (
+    MixtureOfExperts,
+    Routing,
+    expert_counts,
+    load_balance_loss,
+    router_z_loss,
+    routing_metrics,
+)
 
-ROWS, PATCHES, DIM, HEADS = 7, 9, 16, 2
-
-
-def make(num_experts, top_k, layers=1):
-    torch.manual_seed(num_experts * 10 + top_k)
-    return MixtureOfExperts(DIM, HEADS, layers, num_experts, top_k).double()
-
-
-def inputs():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, PATCHES, DIM, generator=generator, dtype=torch.double, requires_grad=True)
-    summary = torch.randn(ROWS, DIM, generator=generator, dtype=torch.double, requires_grad=True)
-    sizes = torch.tensor([9, 4, 9, 6, 9, 4, 9])
-    mask = (torch.arange(PATCHES) < sizes.unsqueeze(1))[:, None, None, :]
-    angles = grid_angles(torch.tensor([3, 2, 3, 2, 3, 2, 3]), PATCHES, DIM // HEADS).double()
-    return x, mask, angles, summary
+ROWS, DIM = 7, 16
 
 
-def slow_mixture(moe, x, mask, angles, summary):
-    """Row by row: softmax, sort, run the k best experts on that row alone."""
-    out = []
-    for row in range(len(x)):
-        probs = moe.router(summary[row]).softmax(-1)
-        best = probs.detach().argsort(descending=True)[: moe.top_k].tolist()
-        total = sum(probs[e] for e in best)
-        one = slice(row, row + 1)
-        out.append(sum(probs[e] / total * moe.experts[e](x[one], mask[one], angles[one]) for e in best))
-    return torch.cat(out)
+def make(**fields):
+    config = DreamingConfig(embedding_dim=DIM, **fields)
+    torch.manual_seed(config.num_experts * 10 + config.moe_top_k)
+    return MixtureOfExperts(config).double()
 
 
-def gradients(moe, inputs, out):
-    """Of a fixed function of ``out``, with respect to the inputs and every parameter; zeros where none flows."""
-    wanted = [inputs[0], inputs[3], *moe.parameters()]
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
-    found = torch.autograd.grad((out * weight).sum(), wanted, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+def summaries():
+    return torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.double)
 
 
-@pytest.mark.parametrize("num_experts, top_k, layers", [(4, 2, 1), (4, 1, 2), (4, 4, 1), (1, 1, 1), (6, 3, 1)])
-def test_dispatch_equals_a_slow_loop(num_experts, top_k, layers):
-    moe, given = make(num_experts, top_k, layers), inputs()
-    found, _ = moe(*given)
-    expected = slow_mixture(moe, *given)
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
-    for fast, slow in zip(gradients(moe, given, found), gradients(moe, given, expected), strict=True):
-        torch.testing.assert_close(fast, slow, atol=1e-10, rtol=1e-10)
+def think(moe):
+    """The whole mixture on pictures of 3 x 3 patches."""
+    x = torch.randn(ROWS, 9, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    mask, columns = torch.ones(ROWS, 1, 1, 9, dtype=torch.bool), torch.full((ROWS,), 3)
+    return moe(x, mask, columns, summaries(), Context(x, mask[:, 0, 0]))[0]
 
 
-def test_only_chosen_experts_run():
-    moe, given = make(5, 2), inputs()
-    seen = {}
-    for index, expert in enumerate(moe.experts):
-        expert.register_forward_hook(lambda module, args, out, index=index: seen.update({index: len(args[0])}))
-    _, routing = moe(*given)
-    assert seen == {e: int((routing.experts == e).sum()) for e in range(5)}
-    assert sum(seen.values()) == 2 * ROWS
-
-
-def test_an_expert_that_is_not_chosen_cannot_poison_the_rest():
-    moe, given = make(6, 2), [part[:1] for part in inputs()]
-    before, routing = moe(*given)
-    chosen = routing.experts[0].tolist()
-    for index, expert in enumerate(moe.experts):
-        if index not in chosen:
-            for parameter in expert.parameters():
-                parameter.data.fill_(float("nan"))
-    after, _ = moe(*given)
-    torch.testing.assert_close(after, before, atol=0, rtol=0)
-    after.sum().backward()
-    for index, expert in enumerate(moe.experts):
-        total = sum(float(p.grad.abs().sum()) for p in expert.parameters())
-        assert total > 0 if index in chosen else total == 0
-
-
+@pytest.mark.parametrize("gating", ["softmax", "sparsemax"])
 @pytest.mark.parametrize("num_experts, top_k", [(4, 2), (6, 3), (3, 3)])
 @torch.no_grad()
-def test_weights_are_those_of_the_most_probable_experts(num_experts, top_k):
-    routing = make(num_experts, top_k).route(inputs()[3].detach())
+def test_the_most_probable_experts_are_chosen(num_experts, top_k, gating):
+    routing = make(num_experts=num_experts, moe_top_k=top_k, moe_gating=gating).route(summaries())
     torch.testing.assert_close(routing.weights.sum(1), torch.ones(ROWS, dtype=torch.double))
     torch.testing.assert_close(routing.probs.sum(1), torch.ones(ROWS, dtype=torch.double))
-    for probs, experts, weights in zip(*routing, strict=True):
+    for probs, experts, weights, _ in zip(*routing, strict=True):
         assert len(set(experts.tolist())) == top_k
         left_out = [float(probs[e]) for e in range(num_experts) if e not in experts.tolist()]
         assert min(probs[experts].tolist()) >= max(left_out, default=0.0)
-        torch.testing.assert_close(weights, probs[experts] / probs[experts].sum())
+        if gating == "softmax" or max(left_out, default=0.0) == 0:
+            torch.testing.assert_close(weights, probs[experts] / probs[experts].sum())
 
 
-def test_no_noise():
-    moe, given = make(4, 2).train(), inputs()
-    assert torch.equal(moe(*given)[0], moe(*given)[0])
+def test_no_noise_without_a_generator():
+    moe, summary = make(moe_noise_std=3.0).train(), summaries()
+    state = torch.get_rng_state()
+    assert torch.equal(think(moe), think(moe))
+    silent, noisy = moe.route(summary), moe.route(summary, torch.Generator().manual_seed(0))
+    assert not torch.equal(silent.logits, noisy.logits)
+    assert torch.equal(noisy.logits, moe.route(summary, torch.Generator().manual_seed(0)).logits)
+    assert torch.equal(state, torch.get_rng_state())
+    plain = make()
+    assert plain.noise is None
+    assert torch.equal(plain.route(summary).logits, plain.route(summary, torch.Generator()).logits)
 
 
-@pytest.mark.parametrize("num_experts, top_k", [(4, 2), (4, 1), (5, 3), (2, 2)])
-def test_balance_loss_is_1_when_balanced(num_experts, top_k):
+@torch.no_grad()
+def test_noise_starts_with_the_spread_that_the_config_says():
+    torch.manual_seed(0)
+    moe = MixtureOfExperts(DreamingConfig(embedding_dim=DIM, moe_noise_std=0.5))
+    summary = torch.randn(1, DIM).expand(20_000, DIM)
+    noise = moe.route(summary, torch.Generator().manual_seed(0)).logits - moe.router(summary)
+    assert noise.mean(0).abs().amax() < 0.01
+    assert noise.std(0).tolist() == pytest.approx([0.5 * math.log(2)] * 4, rel=0.02)
+
+
+@torch.no_grad()
+def test_the_bias_chooses_but_does_not_weigh():
+    moe, summary = make(load_balance="bias", moe_gating="sparsemax"), summaries()
+    moe.bias.zero_()
+    moe.router[1].weight *= 100  # sparsemax now gives most experts zero
+    free = moe.route(summary)
+    moe.bias.copy_(torch.tensor([0.0, 0.0, 5.0, 5.0]))
+    forced = moe.route(summary)
+    assert all(set(experts) == {2, 3} for experts in forced.experts.tolist())
+    assert torch.equal(free.probs, forced.probs) and torch.equal(free.logits, forced.logits)
+    assert bool((forced.probs.gather(1, forced.experts).sum(1) == 0).any())  # and yet:
+    for logits, experts, weights in zip(forced.logits, forced.experts, forced.weights, strict=True):
+        high, low = logits[experts].sort(descending=True).values  # sparsemax of two, in closed form
+        expected = ((1 + high - low) / 2).clamp(max=1)
+        torch.testing.assert_close(weights.sort(descending=True).values, torch.stack([expected, 1 - expected]))
+
+
+def test_the_bias_is_saved_with_the_weights_and_gets_no_gradient():
+    moe = make(load_balance="bias")
+    think(moe).sum().backward()
+    assert "bias" in dict(moe.named_parameters())
+    assert moe.bias.grad is None
+    assert make().bias is None
+
+
+def test_the_bias_moves_against_the_load():
+    moe = make(load_balance="bias", load_balance_loss_weight=0.25)
+    moe.bias.zero_()
+    load = torch.tensor([5, 3, 3, 1])
+    moe.update_bias(load)
+    assert moe.bias.tolist() == [-0.25, 0.0, 0.0, 0.25]
+    assert load.tolist() == [5, 3, 3, 1]
+    moe.update_bias(torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    assert moe.bias.tolist() == [0.0, 0.25, 0.25, 0.0]
+
+
+@torch.no_grad()
+def test_the_bias_spreads_the_work_of_a_router_that_stands_still():
+    moe = make(load_balance="bias", num_experts=8, load_balance_loss_weight=0.01)
+    moe.bias.zero_()
+    shared = torch.randn(DIM, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    summary = shared + 0.5 * torch.randn(500, DIM, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+    first = routing_metrics(moe.route(summary))
+    for _ in range(200):
+        moe.update_bias(expert_counts(moe.route(summary)))
+    last = routing_metrics(moe.route(summary))
+    assert first["max_vio"] > 1.5
+    assert last["max_vio"] < 0.2
+    assert last["dead_experts"] == 0
+
+
+def one_worker(rank, folder):
+    """The workers' own loads pull the bias in different directions; their sum decides."""
+    rendezvous, patience = f"file://{folder}/rendezvous", timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=patience)
+    try:
+        moe = make(load_balance="bias", load_balance_loss_weight=1.0)
+        moe.bias.zero_()
+        moe.update_bias(torch.tensor([[9, 1, 1, 1], [0, 0, 3, 2]][rank]))  # together 9 1 4 3, mean 4.25
+    finally:
+        dist.destroy_process_group()
+    torch.save(moe.bias.tolist(), f"{folder}/{rank}")
+
+
+def test_all_workers_move_the_bias_alike(tmp_path):
+    other = mp.get_context("spawn").Process(target=one_worker, args=(1, str(tmp_path)))
+    other.start()
+    one_worker(0, str(tmp_path))
+    other.join()
+    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [[-1.0, 1.0, 1.0, 1.0]] * 2
+
+
+def balanced(num_experts, top_k):
     experts = torch.tensor(list(itertools.combinations(range(num_experts), top_k)))  # each expert equally often
     probs = torch.full((len(experts), num_experts), 1 / num_experts)
-    routing = Routing(probs, experts, torch.full(experts.shape, 1 / top_k))
-    assert float(load_balance_loss(routing)) == pytest.approx(1.0, rel=1e-6)
-    assert expert_usage(routing).tolist() == pytest.approx([1 / num_experts] * num_experts)
+    return Routing(probs, experts, torch.full(experts.shape, 1 / top_k), probs.log())
 
 
-@pytest.mark.parametrize("num_experts, top_k", [(4, 2), (4, 1), (5, 3), (2, 2)])
-def test_balance_loss_is_e_over_k_when_collapsed(num_experts, top_k):
-    experts = torch.arange(top_k).expand(10, top_k)
+def collapsed(num_experts, top_k):
     probs = torch.zeros(10, num_experts)
     probs[:, :top_k] = 1 / top_k
-    routing = Routing(probs, experts, probs[:, :top_k])
-    assert float(load_balance_loss(routing)) == pytest.approx(num_experts / top_k, rel=1e-6)
+    return Routing(probs, torch.arange(top_k).expand(10, top_k), probs[:, :top_k], probs.log())
 
 
-def test_balance_loss_by_hand():
+SIZES = [(4, 2), (4, 1), (5, 3), (2, 2)]
+
+
+@pytest.mark.parametrize("num_experts, top_k", SIZES)
+def test_balance_loss_is_1_when_balanced_and_e_over_k_when_collapsed(num_experts, top_k):
+    assert float(load_balance_loss(balanced(num_experts, top_k))) == pytest.approx(1.0, rel=1e-6)
+    assert float(load_balance_loss(collapsed(num_experts, top_k))) == pytest.approx(num_experts / top_k, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_experts, top_k", SIZES)
+def test_metrics_when_balanced_and_when_collapsed(num_experts, top_k):
+    spread, alone = (routing_metrics(make(num_experts, top_k)) for make in (balanced, collapsed))
+    usage = [f"expert_usage/{i}" for i in range(num_experts)]
+    assert set(spread) == set(alone) == {*usage, "max_vio", "router_entropy", "dead_experts"}
+    assert [float(spread[key]) for key in usage] == pytest.approx([1 / num_experts] * num_experts)
+    assert float(spread["max_vio"]) == pytest.approx(0, abs=1e-6)
+    assert float(spread["router_entropy"]) == pytest.approx(math.log(num_experts), rel=1e-6)
+    assert float(spread["dead_experts"]) == 0
+    assert [float(alone[key]) for key in usage] == pytest.approx([1 / top_k] * top_k + [0.0] * (num_experts - top_k))
+    assert float(alone["max_vio"]) == pytest.approx(num_experts / top_k - 1, abs=1e-6)
+    assert float(alone["router_entropy"]) == pytest.approx(math.log(top_k), abs=1e-6)
+    assert float(alone["dead_experts"]) == num_experts - top_k
+
+
+def by_hand():
     probs = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
-    routing = Routing(probs, torch.tensor([[0, 1], [0, 2]]), torch.tensor([[0.625, 0.375], [2 / 3, 1 / 3]]))
+    weights = torch.tensor([[0.625, 0.375], [2 / 3, 1 / 3]])
+    return Routing(probs, torch.tensor([[0, 1], [0, 2]]), weights, torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, -1.0]]))
+
+
+def test_losses_by_hand():
     # choices: expert 0 twice of 4, experts 1 and 2 once; mean probabilities .55 .2 .25
-    assert float(load_balance_loss(routing)) == pytest.approx(3 * (0.5 * 0.55 + 0.25 * 0.2 + 0.25 * 0.25), rel=1e-6)
+    balance = 3 * (0.5 * 0.55 + 0.25 * 0.2 + 0.25 * 0.25)
+    assert float(load_balance_loss(by_hand())) == pytest.approx(balance, rel=1e-6)
+    sums = math.exp(1) + math.exp(2) + math.exp(3), 2 + math.exp(-1)
+    assert float(router_z_loss(by_hand())) == pytest.approx(sum(math.log(s) ** 2 for s in sums) / 2, rel=1e-6)
 
 
-def test_descending_the_balance_loss_spreads_the_work():
-    moe, given = make(4, 1), inputs()
-    summary = given[3].detach()
+@pytest.mark.parametrize(
+    "loss_of, rate, before, after", [(load_balance_loss, 1.0, 1.3, 1.1), (router_z_loss, 0.05, 4, 0.5)]
+)
+def test_descending_a_loss_spreads_the_work_or_calms_the_router(loss_of, rate, before, after):
+    moe, summary = make(moe_top_k=1), summaries()
     with torch.no_grad():
         moe.router[1].weight[0] = 3 * summary.mean(0)  # a router that prefers expert 0
-    optimizer = torch.optim.SGD(moe.router.parameters(), lr=1.0)
-    first = float(load_balance_loss(moe.route(summary)).detach())
+    optimizer = torch.optim.SGD(moe.router.parameters(), lr=rate)
+    first = float(loss_of(moe.route(summary)).detach())
     for _ in range(30):
-        loss = load_balance_loss(moe.route(summary))
+        loss = loss_of(moe.route(summary))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert first > 1.3
-    assert float(load_balance_loss(moe.route(summary)).detach()) < 1.1
+    assert first > before
+    assert float(loss_of(moe.route(summary)).detach()) < after

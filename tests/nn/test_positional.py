@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamrl.nn.layers import Block
-from dreamrl.nn.positional import grid_angles, rotary_angles, rotate
+from dreamrl.nn.positional import Places, grid_angles, rotary_angles, rotate
 
 
 def randn(*shape, seed=0):
@@ -88,9 +88,9 @@ def test_padding_patches_change_nothing():
     small, padded = randn(1, 9, 16), randn(1, 25, 16, seed=1)
     padded[:, :9] = small
     columns = torch.tensor([3])
-    alone = block(small, angles=grid_angles(columns, 9, 8))
+    alone = block(small, places=Places(grid_angles(columns, 9, 8)))
     mask = (torch.arange(25) < 9)[None, None, None, :]
-    together = block(padded, mask=mask, angles=grid_angles(columns, 25, 8))
+    together = block(padded, mask=mask, places=Places(grid_angles(columns, 25, 8)))
     torch.testing.assert_close(together[:, :9], alone, atol=1e-5, rtol=1e-5)
-    wrong_width = block(small, angles=grid_angles(columns + 1, 9, 8))
+    wrong_width = block(small, places=Places(grid_angles(columns + 1, 9, 8)))
     assert (wrong_width - alone).abs().max() > 1e-3

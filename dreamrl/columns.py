@@ -1,7 +1,8 @@
 """What one step of an episode has to teach, as columns: computed once, from the whole episode.
 
-The env runner adds them to its episodes, so that RLlib may cut episodes into pieces to share them out among
-learners: every step then carries its own advantages and targets.
+An episode's steps carry their own advantages and targets, so that they may be cut into pieces and shared out
+among learners. The first names are RLlib's (``ray.rllib.core.columns.Columns``; a test holds them equal), so
+that the same loss runs with and without Ray.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ray.rllib.core.columns import Columns
 
 from dreamrl.advantages import per_dream_gae
 from dreamrl.config import RunConfig
 from envs.reasoning_batch import Phase
 
+OBS, ACTIONS, ACTION_LOGP, VF_PREDS = "obs", "actions", "action_logp", "vf_preds"
 DREAM_LOGP, DREAM_VALUE = "dream_logp", "dream_value"
-"""(N,) of each dream's own part of the action, and its value; from the module."""
+"""(N,) of each dream's own part of the action, and its value; from the policy."""
 TRUTH = ("true_result", "true_belief", "sound")
 """What the simulator showed, see ``ReasoningBatch.step_info``."""
 ADVANTAGES, TARGETS = "dream_advantages", "dream_targets"
@@ -25,6 +26,8 @@ ANSWER_ADVANTAGE, ANSWER_TARGET = "answer_advantage", "answer_target"
 FOCUS_TARGET, ANSWER_TOKENS, DREAMS_SHOWN = "focus_target", "answer_tokens", "dreams_shown"
 """(N + 1,), (L,), (): what the first of the dreams support, see ``ReasoningBatch.reading_target``, and how many."""
 LEARNED = (ADVANTAGES, TARGETS, ANSWER_ADVANTAGE, ANSWER_TARGET, FOCUS_TARGET, ANSWER_TOKENS, DREAMS_SHOWN, *TRUTH)
+KEPT = (ACTION_LOGP, DREAM_LOGP, *LEARNED)
+"""The columns besides observation and action that the loss reads."""
 
 
 def learned_columns(
@@ -58,28 +61,27 @@ def learned_columns(
     }
 
 
-def episode_columns(episode: Any, run: RunConfig) -> dict[str, np.ndarray]:
-    """All train columns of an episode, or of a piece of one that already carries its ``LEARNED`` columns.
-
-    Episodes of other env runners must be whole: their columns are computed here.
-    """
-    steps = len(episode)
-    obs, actions = episode.get_observations(slice(0, steps)), episode.get_actions()
-    extra = {k: np.asarray(episode.get_extra_model_outputs(k)) for k in episode.extra_model_outputs}
-    if ADVANTAGES not in extra:
-        extra |= learned_columns(obs, episode.get_infos()[1:], extra[DREAM_VALUE], extra[Columns.VF_PREDS], run)
-    kept = (Columns.ACTION_LOGP, DREAM_LOGP, *LEARNED)
+def flat(obs: dict[str, Any], actions: dict[str, Any], extra: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Observation, action and ``KEPT`` columns of an episode as one flat dict with keys such as ``obs/text``."""
     return {
-        **{f"{Columns.OBS}/{k}": np.asarray(v) for k, v in obs.items()},
-        **{f"{Columns.ACTIONS}/{k}": np.asarray(v) for k, v in actions.items()},
-        **{k: extra[k] for k in kept},
+        **{f"{OBS}/{k}": np.asarray(v) for k, v in obs.items()},
+        **{f"{ACTIONS}/{k}": np.asarray(v) for k, v in actions.items()},
+        **{k: extra[k] for k in KEPT},
     }
+
+
+def nested(columns: dict[str, Any]) -> dict[str, Any]:
+    """Inverse of :func:`flat`: observation and action as dicts of their own."""
+    out: dict[str, Any] = {k: v for k, v in columns.items() if "/" not in k}
+    for group in (OBS, ACTIONS):
+        out[group] = {k.split("/")[1]: v for k, v in columns.items() if k.startswith(f"{group}/")}
+    return out
 
 
 def normalise(columns: dict[str, np.ndarray]) -> None:
     """Scale advantages of the active dream steps to mean 0 and variance 1, of the answers to variance 1."""
-    phase = columns[f"{Columns.OBS}/phase"]
-    active = (columns[f"{Columns.OBS}/active"] == 1) & (phase == Phase.DREAM)[:, None]
+    phase = columns[f"{OBS}/phase"]
+    active = (columns[f"{OBS}/active"] == 1) & (phase == Phase.DREAM)[:, None]
     own = columns[ADVANTAGES][active]
     if own.size:
         scaled = (columns[ADVANTAGES] - own.mean()) / (own.std() + 1e-6)

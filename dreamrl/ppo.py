@@ -1,0 +1,109 @@
+"""PPO in dreams as a plain torch loop, without Ray: the same sampling, columns and loss as on RLlib.
+
+For ablations, for machines where Ray is not installed, and for ``DreamingReasoningLLM.train_step_rl``.
+One process; the run's ``num_env_runners`` is ignored, and a gradient step sees as many rows as all learners would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dreamrl import policy
+from dreamrl.columns import OBS, TRUTH, flat, nested, normalise
+from dreamrl.data import RandomPlay
+from dreamrl.judge import Judge
+from dreamrl.ppo_loss import learning_rate, ppo_loss
+from dreamrl.rollout import own_steps, play, reward_parts, step_columns
+from dreamrl.saving import Loaded
+from envs.questions import stream
+from envs.reasoning_batch import ReasoningBatch
+
+MOST_MINIBATCHES = 100_003
+"""More minibatches than an iteration has: keeps the numbers of its replay batches apart from the next one's."""
+
+
+class PPOTrainer:
+    """Trains ``loaded.model`` in place; ``iterate`` is one PPO iteration.
+
+    Args:
+        loaded: a pretrained model; codec and inverse dynamics are frozen.
+        judge: scores the dreams; by default the model's own codec and inverse dynamics.
+        iteration: number of the first iteration.
+    """
+
+    def __init__(self, loaded: Loaded, judge: Judge | None = None, iteration: int = 0):
+        """See the class."""
+        self.run, self.model, self.loaded = loaded.run, loaded.model, loaded
+        self.model.codec.requires_grad_(False)
+        self.model.inverse_dynamics.requires_grad_(False)
+        judge = judge or Judge(self.model)
+        dreams = self.run.model.num_dream_sequences
+        self.batch = ReasoningBatch(self.run, loaded.world, loaded.text, judge, dreams)
+        self.replay = RandomPlay(self.run, loaded.world, loaded.text, self.model.codec)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trained, lr=self.run.ppo.lr)
+        self.iteration = iteration
+        self.learners = max(1, self.run.ppo.num_learners)
+
+    def iterate(self, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Sample, learn; ``progress`` is called after every gradient step. Returns metrics by name."""
+        columns, parts = self.sample()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.run, self.iteration)
+        seen: dict[str, list[float]] = {}
+        for number, batch in enumerate(self.minibatches(columns)):
+            for name, value in self.learn(batch, number).items():
+                seen.setdefault(name, []).append(value)
+            progress()
+        self.iteration += 1
+        return parts | {name: float(np.mean(values)) for name, values in seen.items()}
+
+    def sample(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """Shuffled, normalised columns of one iteration's episodes, and their mean reward components."""
+        run = self.run
+        first = self.iteration * run.ppo.questions_per_iteration
+        numbers = list(range(first, first + run.ppo.questions_per_iteration))
+        trace = play(run, self.batch, numbers, lambda *args: policy.act(self.model, *args))
+        rows: dict[str, list[np.ndarray]] = {}
+        for q in range(len(numbers)):
+            steps = own_steps(trace, q)
+            extra = step_columns(run, steps, self.batch.final_info(q))
+            obs, action = ({k: np.stack([s[part][k] for s in steps]) for k in steps[0][part]} for part in PARTS)
+            for name, value in flat(obs, action, extra).items():
+                rows.setdefault(name, []).append(value)
+        columns = {name: np.concatenate(values) for name, values in rows.items()}
+        normalise(columns)
+        count = len(next(iter(columns.values())))
+        order = stream(run.seed, 5, self.iteration, count).permutation(count)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
+        return tensors, reward_parts(self.batch)
+
+    def minibatches(self, columns: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+        """``ppo.epochs`` passes over the rows."""
+        count = len(next(iter(columns.values())))
+        size = min(count, self.run.ppo.minibatch_size * self.learners)
+        for _ in range(self.run.ppo.epochs):
+            for start in range(0, count - size + 1, size):
+                yield nested({name: value[start : start + size] for name, value in columns.items()})
+
+    def learn(self, batch: dict[str, Any], number: int) -> dict[str, float]:
+        """One gradient step."""
+        ppo = self.run.ppo
+        truth = {k: batch[k] for k in TRUTH}
+        scored = policy.score(self.model, batch[OBS], batch["actions"], truth)
+        index = self.iteration * MOST_MINIBATCHES + number
+        replay = self.replay.batch(index, ppo.replay_scenes, key=4) if ppo.replay_weight else {}
+        loss, metrics = ppo_loss(self.run, self.model, batch, scored, replay)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained, ppo.grad_clip)
+        self.optimizer.step()
+        return {k: float(v.detach()) for k, v in metrics.items()} | {"grad_norm": float(norm)}
+
+
+PARTS = ("obs", "action")

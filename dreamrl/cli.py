@@ -113,8 +113,12 @@ def _generate(args: argparse.Namespace) -> None:
     seed = _in_range("--seed", args.seed, 0, MAX_SEED)
     dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
     options = _scene_options(args.world, args.options) if args.world else None
-    if args.image:
-        preflight.check_image(args.image)
+    for image in args.image or []:
+        preflight.check_image(image)
+    max_length = None if args.max_length is None else _in_range("--max-length", args.max_length, 1, 4096)
+    temperature, top_p = _share("--temperature", args.temperature, 100), _share("--top-p", args.top_p, 1)
+    if args.output != "text" and not args.save:
+        raise UserError(f"--output {args.output} needs --save DIR to write the picture to")
     if args.save:
         preflight.check_new_directory(args.save)
     _check_model(args.model_dir)
@@ -122,7 +126,19 @@ def _generate(args: argparse.Namespace) -> None:
         from dreamrl.generate import generate_command
 
         result = generate_command(
-            args.model_dir, args.prompt, args.world, options, args.image, dreams, seed, args.save, args.watch
+            args.model_dir,
+            args.prompt,
+            args.world,
+            options,
+            args.image,
+            args.save,
+            num_dreams=dreams,
+            seed=seed,
+            output_mode=args.output,
+            temperature=temperature,
+            top_p=top_p,
+            max_length=max_length,
+            watch_dreams=args.watch,
         )
     _print_result(result, args.json)
 
@@ -162,6 +178,12 @@ def _scene_options(world: str, text: str | None) -> dict[str, Any] | None:
 def _in_range(flag: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise UserError(f"{flag} ({value}) must be between {low} and {high}")
+    return value
+
+
+def _share(flag: str, value: float, high: float) -> float:
+    if not 0 <= value <= high:
+        raise UserError(f"{flag} ({value:g}) must be between 0 and {high:g}")
     return value
 
 

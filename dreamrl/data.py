@@ -12,7 +12,7 @@ import torch
 from dreamrl.config import RunConfig
 from dreamrl.nn.codec import FrameCodes, ImageCodec, to_patches
 from dreamrl.nn.text import TextTokenizer
-from envs.questions import draw_question, stream
+from envs.questions import draw_question, prompt_pictures, stream
 from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, Split, World, random_play, roll
 
 CORRUPTED_SHARE = 0.25
@@ -85,6 +85,9 @@ class RandomPlay:
         if model.use_contrastive_loss:
             moves = ", ".join(self.world.actions[a] for a in rollouts[0].actions)
             pairs["moves"] = self.text.encode(moves, model.max_prompt_tokens)
+        if model.vision_backbone != "none":
+            shown = prompt_pictures([[scene.frame(scene.start)]], max(self.config.world.sizes) * self.world.patch_size)
+            pairs |= {name: value[0] for name, value in shown.items()}
         return {
             "text": self.text.encode(question.text, model.max_prompt_tokens),
             "grid": np.array(scene.grid, np.int64),

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamrl.imagine import Imagined, answer, imagine
+from dreamrl.imagine import Answers, Imagined, answer, imagine
 from dreamrl.judge import Judge
 from dreamrl.process import settle
 from dreamrl.saving import Loaded, load_pretrained
-from dreamrl.statistics import bootstrap_interval
+from dreamrl.statistics import bootstrap_interval, expected_calibration_error
 from dreamrl.terminal import StageProgress
 from envs.questions import stream
 from envs.registry import make_world
@@ -33,6 +33,10 @@ class Result:
     exact_frame: float
     """Share of dreamed frames that equal the simulator's, code by code."""
     seconds: float
+    confidence: np.ndarray
+    """(Q,) probability that the model gave to its answer."""
+    exact_picture: float
+    """Share of answers drawn as a picture that show what the simulator shows after the dream's own actions."""
 
     @property
     def exact(self) -> np.ndarray:
@@ -77,21 +81,46 @@ def evaluate(
     counts = sorted(set(dreams))
     verdicts: dict[int, list[Verdict]] = {n: [] for n in counts}
     exact: dict[int, list[bool]] = {n: [] for n in counts}
+    sure: dict[int, list[np.ndarray]] = {n: [] for n in counts}
+    drawn: dict[int, list[bool]] = {n: [] for n in counts}
     started = time.perf_counter()
     for first in range(0, len(questions), CHUNK):
         chunk = questions[first : first + CHUNK]
         imagined = imagine(loaded, chunk, counts[-1], seed, loaded.run.eval.temperature, judge, first)
         keep(imagined, first)
         for count in counts:
-            texts = answer(loaded, imagined, count).texts
-            verdicts[count] += [loaded.world.verify(q, t) for q, t in zip(chunk, texts, strict=True)]
+            answers = answer(loaded, imagined, count)
+            verdicts[count] += [loaded.world.verify(q, t) for q, t in zip(chunk, answers.texts, strict=True)]
+            sure[count].append(answers.confidence)
+            drawn[count] += right_pictures(imagined, answers, judge, count)
             exact[count] += [e for scores in imagined.batch.scores for s in scores[:count] for e in s.exact]
         progress(first + len(chunk))
     seconds = time.perf_counter() - started
     return {
-        n: Result(questions=questions, verdicts=verdicts[n], exact_frame=float(np.mean(exact[n])), seconds=seconds)
+        n: Result(
+            questions=questions,
+            verdicts=verdicts[n],
+            exact_frame=float(np.mean(exact[n])),
+            seconds=seconds,
+            confidence=np.concatenate(sure[n]),
+            exact_picture=float(np.mean(drawn[n])),
+        )
         for n in counts
     }
+
+
+def right_pictures(imagined: Imagined, answers: Answers, judge: Judge, dreams: int) -> list[bool]:
+    """Whether each answer, drawn, is the simulator's picture after the actions of the dream in focus.
+
+    Without a dream in focus it is the picture that was asked about.
+    """
+    out = []
+    for q, question in enumerate(imagined.batch.questions):
+        focus = int(answers.focus[q])
+        state = question.scene.start if focus == dreams else imagined.batch.rollout(q, focus).states[-1]
+        truth = judge.codes(question.scene, state)
+        out.append(bool((answers.pictures[q, : len(truth)] == truth).all()))
+    return out
 
 
 def random_play_exact(world: World, questions: list[Question], length: int, seed: int) -> np.ndarray:
@@ -139,6 +168,9 @@ def summarise(result: Result, dreams: int, resamples: int) -> dict[str, Any]:
         "progress_rate": float(np.mean([v.progress for v in result.verdicts])),
         "valid": float(np.mean([v.valid for v in result.verdicts])),
         "exact_frame": result.exact_frame,
+        "exact_picture": result.exact_picture,
+        "confidence": float(result.confidence.mean()),
+        "ece": expected_calibration_error(result.confidence, result.exact),
         "by_size": {str(side): float(result.exact[sides == side].mean()) for side in sorted(set(sides.tolist()))},
         "seconds": round(result.seconds, 3),
         "items_per_second": round(len(result.verdicts) / max(result.seconds, 1e-9), 2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from dreamrl.errors import UserError
-from dreamrl.imagine import Answers, Imagined, answer, imagine
-from dreamrl.nn.graph import EDGE_TYPES, build_graph
+from dreamrl.graph_view import graph_data
+from dreamrl.imagine import Answers, Imagined, Wording, answer, imagine
+from dreamrl.pictures import as_pictures
 from dreamrl.saving import Loaded, load_pretrained
 from dreamrl.types import Dream, Triplet
 from envs.questions import stream
@@ -23,29 +24,56 @@ UNFAMILIAR_ERROR = 0.08
 """Mean absolute reconstruction error (of 1) above which a picture is nothing that the codec was trained on."""
 
 
+OUTPUT_MODES = ("text", "image", "both")
+
+
 def generate(
     loaded: Loaded,
-    prompt: str,
+    prompt: str = "",
+    *,
+    images: Any = None,
     scene: Scene | None = None,
-    picture: np.ndarray | None = None,
-    dreams: int | None = None,
+    num_dreams: int | None = None,
+    output_mode: str = "text",
+    max_length: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
-    watch: bool = False,
+    watch_dreams: bool = False,
 ) -> dict[str, Any]:
-    """Answer ``prompt`` about a scene (checked by its simulator) or a bare picture (nothing is checked).
+    """Answer ``prompt`` about a scene (checked by its simulator) or about bare pictures (nothing is checked).
 
-    With neither, a test board of the model's own world is drawn from ``seed``.
+    With neither, a test board of the model's own world is drawn from ``seed``. Without a prompt, the world's own
+    question is asked.
+
+    Args:
+        loaded: the model.
+        prompt: the question.
+        images: one or several pictures (PIL, numpy, tensor or path). The first is what is dreamed about; further
+            ones need a vision backbone.
+        scene: a scene of the model's world; not together with ``images``.
+        num_dreams: by default what the model's config says.
+        output_mode: "text", "image" (the picture that the answer ends with) or "both".
+        max_length: longest answer, in tokens.
+        temperature: of the answer's words; 0 takes the most probable one each time.
+        top_p: nucleus of the words that are sampled.
+        seed: of everything sampled.
+        watch_dreams: draw the dreams in the terminal as they come.
 
     Returns:
-        ``output`` text, ``dreams`` (list of :class:`dreamrl.types.Dream`), ``graph_data``, ``rewards`` (None
-        without a simulator), ``confidence`` in [0, 1], ``verdict`` (None where nothing can be verified),
-        ``question``, ``focus`` (index of the dream that was read, or None), ``warnings``.
+        ``output`` (text, PIL image, or a dict with both), ``text``, ``image``, ``dreams`` (list of
+        :class:`dreamrl.types.Dream`), ``graph_data``, ``rewards`` (None without a simulator), ``confidence`` in
+        [0, 1], ``verdict`` (None where nothing can be verified), ``question``, ``focus`` (index of the dream that was
+        read, or None), ``warnings``.
     """
-    count = dreams or loaded.run.model.num_dream_sequences
-    question, warnings = _question(loaded, prompt, scene, picture, seed)
+    if output_mode not in OUTPUT_MODES:
+        raise UserError(f'output_mode ("{output_mode}") must be one of {", ".join(OUTPUT_MODES)}')
+    count = num_dreams or loaded.run.model.num_dream_sequences
+    question, warnings = _question(loaded, prompt, scene, images, seed)
     checked = not isinstance(question.scene, PictureScene)
+    wording = Wording(temperature=temperature, top_p=top_p, max_length=max_length, seed=seed)
     with contextlib.ExitStack() as stack:
-        if watch:
+        if watch_dreams:
             from dreamrl.terminal import DreamWatcher
 
             watcher = stack.enter_context(DreamWatcher())
@@ -56,42 +84,79 @@ def generate(
             imagined = imagine(loaded, [question], count, seed, loaded.run.eval.temperature, on_step=show)
         else:
             imagined = imagine(loaded, [question], count, seed, loaded.run.eval.temperature)
-        answers = answer(loaded, imagined, count)
+        answers = answer(loaded, imagined, count, wording)
         shown = to_dreams(loaded, imagined, 0, answers, checked)
-        if watch:
+        if watch_dreams:
             watcher.update(shown)
-    focus = int(answers.focus[0])
-    text = answers.texts[0]
+    focus, text = int(answers.focus[0]), answers.texts[0]
+    image = _picture(loaded, question, answers) if output_mode != "text" else None
     verdict = None
-    if checked and loaded.world.interpret(prompt, question.scene) is not None:
+    if checked and loaded.world.interpret(question.text, question.scene) is not None:
         verdict = loaded.world.verify(question, text)
     return {
-        "output": text,
+        "output": {"text": text, "image": image, "both": {"text": text, "image": image}}[output_mode],
+        "text": text,
+        "image": image,
         "dreams": shown,
-        "graph_data": graph_data(imagined, loaded.world.actions),
+        "graph_data": _graph(loaded, imagined, answers),
         "rewards": _rewards(imagined) if checked else None,
         "confidence": 0.0 if warnings else round(float(answers.confidence[0]), 4),
         "verdict": verdict,
-        "question": prompt,
+        "question": question.text,
         "focus": focus if focus < count else None,
         "warnings": warnings,
     }
 
 
-def _question(
-    loaded: Loaded, prompt: str, scene: Scene | None, picture: np.ndarray | None, seed: int
-) -> tuple[Question, list[str]]:
-    warnings = []
-    if picture is not None:
-        scene = PictureScene(picture, loaded.world.patch_size)
+def visualize(loaded: Loaded, prompt: str, save: Path | None, **options: Any) -> Image.Image:
+    """Answer, and draw the dreams as filmstrips above the graph in which they were read."""
+    from dreamrl.filmstrip import filmstrip
+    from dreamrl.graph_view import draw_graph
+
+    result = generate(loaded, prompt, **options)
+    words = (result["question"], result["text"], verdict_text(result["verdict"]))
+    strip = Image.fromarray(filmstrip(result["dreams"], *words, patch_size=loaded.world.patch_size))
+    graph = draw_graph(result["graph_data"])
+    sheet = Image.new("RGB", (max(strip.width, graph.width), strip.height + graph.height), "white")
+    sheet.paste(strip, (0, 0))
+    sheet.paste(graph, (0, strip.height))
+    if save is not None:
+        save.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(save, format="PNG")
+    return sheet
+
+
+def _picture(loaded: Loaded, question: Question, answers: Answers) -> Image.Image:
+    """The answer as a picture."""
+    rows, columns = question.scene.grid
+    return Image.fromarray(loaded.model.codec.decode(answers.pictures[0, : rows * columns], (rows, columns)))
+
+
+def _graph(loaded: Loaded, imagined: Imagined, answers: Answers) -> dict[str, Any]:
+    batch = imagined.batch
+    return graph_data(answers.reading.edges, batch.actions[0], batch.beliefs[0], batch.lengths[0], loaded.world.actions)
+
+
+def _question(loaded: Loaded, prompt: str, scene: Scene | None, images: Any, seed: int) -> tuple[Question, list[str]]:
+    """What is asked, and why its answer is not to be trusted, if so."""
+    warnings, extra = [], ()
+    rng = stream(seed, 10)
+    if images is not None:
+        if scene is not None:
+            raise UserError("images and scene contradict each other; give one of them")
+        first, *extra = as_pictures(images)
+        scene = PictureScene(first, loaded.world.patch_size)
         codec = loaded.model.codec
-        seen = codec.decode(codec.encode(picture), scene.grid)
-        error = np.abs(seen.astype(float) - picture).mean() / 255
+        error = np.abs(codec.decode(codec.encode(first), scene.grid).astype(float) - first).mean() / 255
         if error > UNFAMILIAR_ERROR:
             warnings.append(f"the picture is unlike any that this model was trained on (error {error:.2f})")
+        if extra and loaded.run.model.vision_backbone == "none":
+            raise UserError(
+                f"{len(extra) + 1} images were given, but this model reads one; train with model.vision_backbone=lite"
+            )
     elif scene is None:
-        rng = stream(seed, 10)
         scene = loaded.world.sample_scene(rng, Split.TEST, int(rng.choice(loaded.run.world.sizes)))
+    prompt = prompt or loaded.world.ask(scene, QuestionKind.PLAN, rng).text
     question = loaded.world.interpret(prompt, scene)
     if question is None:
         warnings.append("the prompt asks nothing that this model was trained on")
@@ -100,7 +165,7 @@ def _question(
         loaded.text.encode(prompt, loaded.run.model.max_prompt_tokens)
     except ValueError as error:
         raise UserError(f"prompt: {error}; shorten it") from error
-    return question, warnings
+    return replace(question, pictures=tuple(extra)), warnings
 
 
 def to_dreams(loaded: Loaded, imagined: Imagined, index: int, answers: Answers | None, checked: bool) -> list[Dream]:
@@ -131,30 +196,6 @@ def to_dreams(loaded: Loaded, imagined: Imagined, index: int, answers: Answers |
     return out
 
 
-def graph_data(imagined: Imagined, actions: Sequence[str]) -> dict[str, Any]:
-    """The dream graph of the first question: nodes are triplets, edges have a type."""
-    import torch
-
-    batch = imagined.batch
-    lengths = torch.from_numpy(batch.lengths[:1].astype(np.int64))
-    graph = build_graph(lengths, batch.length)
-    places = [(int(i) // batch.length, int(i) % batch.length) for i in graph.node]
-    nodes = [
-        {
-            "dream": n,
-            "step": t,
-            "action": actions[batch.actions[0, n, t]],
-            "belief": Outcome(int(batch.beliefs[0, n, t])).name.lower(),
-        }
-        for n, t in places
-    ]
-    edges = [
-        {"source": int(a), "target": int(b), "type": EDGE_TYPES[int(kind)]}
-        for a, b, kind in zip(*graph.edge_index.tolist(), graph.edge_type.tolist(), strict=True)
-    ]
-    return {"num_nodes": len(nodes), "num_edges": len(edges), "nodes": nodes, "edges": edges}
-
-
 def _rewards(imagined: Imagined) -> list[dict[str, float]]:
     """Reward components of each dream of the first question."""
     return [
@@ -166,15 +207,6 @@ def _rewards(imagined: Imagined) -> list[dict[str, float]]:
         }
         for s in imagined.batch.scores[0]
     ]
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3); a :class:`UserError` if it is none."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image {path} cannot be read as a picture: {error}") from error
 
 
 def verdict_text(verdict: Verdict | None) -> str | None:
@@ -191,14 +223,20 @@ def verdict_text(verdict: Verdict | None) -> str | None:
 
 
 def save_result(result: dict[str, Any], directory: Path, patch_size: int) -> list[str]:
-    """Write the dreams as a filmstrip PNG and a GIF; returns the file names."""
+    """Write the dreams as a filmstrip and a GIF, their graph, and the answer if it is a picture; returns the names."""
     from dreamrl.filmstrip import animate, filmstrip, save_png
+    from dreamrl.graph_view import draw_graph
 
     directory.mkdir(parents=True, exist_ok=True)
-    words = (result["question"], result["output"], verdict_text(result["verdict"]))
+    words = (result["question"], result["text"], verdict_text(result["verdict"]))
     save_png(filmstrip(result["dreams"], *words, patch_size=patch_size), directory / "dreams.png")
     animate(result["dreams"], *words, directory / "dreams.gif", patch_size=patch_size)
-    return ["dreams.png", "dreams.gif"]
+    names = ["dreams.png", "dreams.gif"]
+    if result["image"] is not None:
+        result["image"].save(directory / "answer.png")
+        names.append("answer.png")
+    draw_graph(result["graph_data"]).save(directory / "graph.png")
+    return [*names, "graph.png"]
 
 
 def generate_command(
@@ -206,20 +244,18 @@ def generate_command(
     prompt: str,
     world: str | None,
     options: dict | None,
-    image: Path | None,
-    dreams: int,
-    seed: int,
+    images: list[Path] | None,
     save: Path | None,
-    watch: bool,
+    **choices: Any,
 ) -> dict[str, Any]:
-    """What ``dreamrl generate`` prints: plain JSON values, pictures only as files."""
+    """What ``dreamrl generate`` prints: plain JSON values, pictures only as files; ``choices`` of :func:`generate`."""
     loaded = load_pretrained(model_dir)
     scene = None
     if world is not None and options is not None:
         scene = make_world(world, patch_size=loaded.run.model.patch_size).scene(options)
-    picture = read_picture(image) if image is not None else None
-    result = generate(loaded, prompt, scene, picture, dreams, seed, watch)
-    plain = {k: v for k, v in result.items() if k not in ("dreams", "verdict", "graph_data")}
+    result = generate(loaded, prompt, scene=scene, images=images, **choices)
+    hidden = ("dreams", "verdict", "graph_data", "output", "text", "image")
+    plain = {"output": result["text"]} | {k: v for k, v in result.items() if k not in hidden}
     plain["verdict"] = verdict_text(result["verdict"])
     plain["dreams"] = [
         [

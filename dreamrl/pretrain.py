@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
@@ -133,6 +134,7 @@ def pretrain_loop(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(run, step)
         optimizer.step()
+        model.balance(metrics)
         done = step + 1
         last, stopping = done == settings.steps, False
         if done % LOG_EVERY == 0 or last:
@@ -154,6 +156,7 @@ def pretrain_loop(
         if stopping:
             return None
     if rank == 0:
+        calibrate(loaded)
         save_pretrained(loaded, out / "pretrained")
         assert writer is not None
         writer.close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from dreamrl.dreaming_config import REWARD_COMPONENTS
 from dreamrl.errors import UserError
 from dreamrl.nn.codec import FrameCodes, ImageCodec
 from dreamrl.nn.reward_model import RewardModel, RewardScores
-from dreamrl.nn.text import PAD, TextTokenizer
+from dreamrl.nn.text import TextTokenizer
 from dreamrl.rewards import answer_correctness
+from dreamrl.saving import Loaded
 from dreamrl.settings import from_dict, to_dict
 from dreamrl.statistics import expected_calibration_error
 from dreamrl.told_dreams import Corruption, ToldDream, corrupt, creativities, tell, verify
 from envs.questions import draw_question, stream
-from envs.world import Question, QuestionKind, Split, World, random_play, roll
+from envs.world import Question, Split, World, random_play, roll
 
 QUESTIONS = 16
 """Questions of an update; each has num_dream_sequences dreams."""
@@ -52,7 +53,7 @@ class VerifiedDreams:
     def __init__(
         self, run: RunConfig, world: World, text: TextTokenizer, codec: ImageCodec, split: Split = Split.TRAIN
     ):
-        """Args: the ``run``'s settings, its ``world``, text tokenizer, trained codec, and the ``split`` to draw from."""
+        """Args: settings of the ``run``, its ``world``, text tokenizer, trained codec, ``split`` to draw from."""
         self.run, self.world, self.text, self.split = run, world, text, split
         self.codes = FrameCodes(codec)
         self.num_patches = max(run.world.sizes) ** 2
@@ -68,15 +69,11 @@ class VerifiedDreams:
         asked = [self._question(rng) for _ in range(questions)]
         told = [self._dreams(question, rng) for question in asked]
         answers = self._answers(asked, told, rng)
-        records = [
-            self._record(question, dreams, answer)
-            for question, dreams, answer in zip(asked, told, answers, strict=True)
-        ]
+        records = [self._record(*parts) for parts in zip(asked, told, answers, strict=True)]
         return {name: torch.from_numpy(np.concatenate([r[name] for r in records])) for name in records[0]}
 
     def _question(self, rng: np.random.Generator) -> Question:
-        size = int(rng.choice(self.run.world.sizes))
-        scene = self.world.sample_scene(rng, self.split, size)
+        scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.run.world.sizes)))
         return draw_question(self.world, scene, rng.random() < PREDICT_SHARE, self.run.model.dream_length, rng)
 
     def _dreams(self, question: Question, rng: np.random.Generator) -> list[tuple[ToldDream, int]]:
@@ -147,7 +144,6 @@ class VerifiedDreams:
             **{name: np.asarray(value, np.float32) for name, value in scores.items()},
         }
 
-
     def _quality(self, parts: dict[str, list[float]], true: np.ndarray) -> np.ndarray:
         """(N,) in [0, 1]: the components weighted as the run pays them.
 
@@ -191,7 +187,13 @@ def preference_loss(model: RewardModel, total: Tensor, quality: Tensor) -> Tenso
 
 
 def train_reward_model(
-    run: RunConfig, world: World, text: TextTokenizer, codec: ImageCodec, steps: int, seed: int
+    run: RunConfig,
+    world: World,
+    text: TextTokenizer,
+    codec: ImageCodec,
+    steps: int,
+    seed: int,
+    on_step: Callable[[int, dict[str, Tensor]], None] = lambda step, metrics: None,
 ) -> RewardModel:
     """A reward model trained for ``steps`` updates on TRAIN boards; the same seed gives the same model.
 
@@ -202,6 +204,7 @@ def train_reward_model(
         codec: trained; the model can only judge pictures that this codec has coded.
         steps: updates.
         seed: of the weights and of the data.
+        on_step: called after each update with its number, from 1, and the losses by name.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -209,11 +212,92 @@ def train_reward_model(
     data = VerifiedDreams(run, world, text, codec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     for step in range(steps):
-        loss, _ = reward_model_loss(model, data.batch(seed, step, QUESTIONS), run.model.num_dream_sequences)
+        loss, metrics = reward_model_loss(model, data.batch(seed, step, QUESTIONS), run.model.num_dream_sequences)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1.0, (step + 1) / 30) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
         optimizer.step()
+        on_step(step + 1, metrics)
     return model.eval()
+
+
+def auc(true: np.ndarray, wrong: np.ndarray) -> float:
+    """Area under the ROC curve: how often a score of ``true`` (n,) is above one of ``wrong`` (m,), ties half.
+
+    Exact, from the ranks (the Mann-Whitney U statistic over n m); not a number if either is empty.
+    """
+    if len(true) == 0 or len(wrong) == 0:
+        return float("nan")
+    ranked = np.sort(wrong)
+    below = np.searchsorted(ranked, true, "left") + np.searchsorted(ranked, true, "right")
+    return float(below.mean() / 2 / len(wrong))
+
+
+@torch.no_grad()
+def evaluate_reward_model(model: RewardModel, data: VerifiedDreams, questions: int, seed: int) -> dict[str, float]:
+    """How well ``model`` judges the dreams of ``questions`` new questions of ``data``; take the TEST split.
+
+    Returns:
+        ``auc/<score>/<kind>`` at telling true dreams from each corruption and from "all", for total, faithfulness,
+        coherence and confidence; ``auc/correctness/all`` at telling dreams and answers that the verifier pays;
+        ``error/<component>`` mean absolute error; ``calibration_error`` of the confidence; ``dreams`` judged.
+    """
+    dreams = data.run.model.num_dream_sequences
+    batches = [data.batch(seed, index, QUESTIONS) for index in range(-(-questions // QUESTIONS))]
+    judged = [judge(model, batch, dreams) for batch in batches]
+    names = ("kind", "true", *REWARD_COMPONENTS)
+    known = {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in names}
+    names = ("total", "confidence", *REWARD_COMPONENTS)
+    score = {name: np.concatenate([getattr(scores, name).numpy() for scores in judged]) for name in names}
+    out = {"dreams": float(len(known["kind"]))}
+    wrong = {kind.value: known["kind"] == place for place, kind in enumerate(KINDS, 1)} | {"all": known["kind"] > 0}
+    for name in ("total", "faithfulness", "coherence", "confidence"):
+        for kind, rows in wrong.items():
+            out[f"auc/{name}/{kind}"] = auc(score[name][known["kind"] == 0], score[name][rows])
+    paid = known["correctness"] > 0
+    out["auc/correctness/all"] = auc(score["correctness"][paid], score["correctness"][~paid])
+    for name in REWARD_COMPONENTS:
+        out[f"error/{name}"] = float(np.abs(score[name] - known[name]).mean())
+    out["calibration_error"] = expected_calibration_error(score["confidence"], known["true"])
+    return out
+
+
+def save_reward_model(model: RewardModel, loaded: Loaded, directory: Path) -> None:
+    """Write ``model`` as a directory like a policy's, atomically; it goes with the codec and text of ``loaded``."""
+    config = {
+        "reward_model_of": _readers_digest(loaded),
+        "run": to_dict(loaded.run),
+        "vocab_size": loaded.text.vocab_size,
+        "actions": list(loaded.world.actions),
+    }
+    save_model(directory, dict(model.state_dict()), config, loaded.text.save)
+
+
+def load_reward_model(directory: Path, loaded: Loaded) -> RewardModel:
+    """The reward model in ``directory``, to judge dreams of ``loaded``; UserError if it cannot."""
+    config, state = load_model_files(directory)
+    if "reward_model_of" not in config or not isinstance(config.get("run"), dict):
+        raise UserError(f"{directory} holds no reward model; give the directory that its training wrote")
+    if config["reward_model_of"] != _readers_digest(loaded) or config.get("actions") != list(loaded.world.actions):
+        raise UserError(
+            f"reward model {directory} was trained with another image codec, tokenizer or world than this model has: "
+            "it cannot read its dreams; train it again"
+        )
+    run = from_dict(config["run"], f"{directory}/config.json")
+    model = RewardModel(run.model, len(loaded.world.actions), loaded.text.vocab_size)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}/model.safetensors does not belong to its config.json: {problem}") from error
+    return model.eval()
+
+
+def _readers_digest(loaded: Loaded) -> str:
+    """What codes and token ids mean: a hash of the codec's weights and of the tokenizer."""
+    digest = hashlib.sha256(loaded.text.tokenizer.to_str().encode())
+    for name, parameter in sorted(loaded.model.codec.named_parameters()):
+        digest.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()

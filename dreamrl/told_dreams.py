@@ -54,7 +54,7 @@ class ToldDream:
 
     @property
     def steps(self) -> int:
-        """n >= 1."""
+        """How many actions it took, at least 1."""
         return len(self.actions)
 
 

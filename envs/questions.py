@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dreamrl.rewards import answer_correctness, potential
@@ -19,6 +21,28 @@ def draw_question(world: World, scene: Scene, predict: bool, length: int, rng: n
         return world.ask(scene, QuestionKind.PLAN, rng)
     moves = random_play(scene, len(world.actions), int(rng.integers(1, length + 1)), rng).actions
     return world.ask(scene, QuestionKind.PREDICT, rng, moves)
+
+
+def prompt_pictures(prompts: Sequence[Sequence[np.ndarray]], side: int) -> dict[str, np.ndarray]:
+    """The pictures of Q prompts as arrays, zeros where there is none.
+
+    Args:
+        prompts: for each question its pictures, uint8 (H, W, 3).
+        side: least height and width of the arrays.
+
+    Returns:
+        ``pixels`` (Q, K, H, W, 3) uint8 and ``picture_size`` (Q, K, 2): height and width, 0 where there is none.
+    """
+    most = max(len(pictures) for pictures in prompts)
+    sides = np.array([p.shape[:2] for pictures in prompts for p in pictures])
+    height, width = np.maximum(sides.max(0), side)
+    pixels = np.zeros((len(prompts), most, height, width, 3), np.uint8)
+    size = np.zeros((len(prompts), most, 2), np.int32)
+    for q, pictures in enumerate(prompts):
+        for k, picture in enumerate(pictures):
+            size[q, k] = picture.shape[:2]
+            pixels[q, k, : picture.shape[0], : picture.shape[1]] = picture
+    return {"pixels": pixels, "picture_size": size}
 
 
 def potentials(question: Question, rollout: Rollout, length: int) -> list[float]:

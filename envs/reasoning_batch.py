@@ -6,6 +6,7 @@ this directly; ``envs.reasoning_env`` is the same process for one question, as a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,7 +17,7 @@ from dreamrl.config import RunConfig
 from dreamrl.judge import Judge
 from dreamrl.nn.text import TextTokenizer
 from dreamrl.rewards import answer_correctness, coherence, creativity, faithfulness, naive_progress, progress
-from envs.questions import draw_question, potentials, rollout_correctness, stream
+from envs.questions import draw_question, potentials, prompt_pictures, rollout_correctness, stream
 from envs.world import Outcome, Question, Rollout, Split, Verdict, World
 
 
@@ -79,6 +80,10 @@ class ReasoningBatch:
         self.active = np.ones(shape, np.int8)
         self.phase = np.full(count, Phase.DREAM, np.int8)
         self.step_index = np.zeros(count, np.int16)
+        self.pictures = {}
+        if self.config.model.vision_backbone != "none":
+            side = self.world.patch_size * math.isqrt(self.num_patches)
+            self.pictures = prompt_pictures([[q.scene.frame(q.scene.start), *q.pictures] for q in questions], side)
         self.states = [[[q.scene.start] for _ in range(self.dreams)] for q in questions]
         self.outcomes = [[Outcome.CONTINUE] * self.dreams for _ in questions]
         self.scores = [
@@ -95,8 +100,8 @@ class ReasoningBatch:
         return self.observation()
 
     def asked(self) -> dict[str, np.ndarray]:
-        """The prompts."""
-        return {"text": self.tokens.astype(np.int32)}
+        """The prompts: text, and pictures if the model looks at them."""
+        return {"text": self.tokens.astype(np.int32), **self.pictures}
 
     def observation(self) -> dict[str, np.ndarray]:
         """Copies of everything that the policy may see; leading dimension Q."""

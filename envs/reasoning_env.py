@@ -18,7 +18,8 @@ class ReasoningEnv(gym.Env):
     Description: the policy imagines N dreams in parallel, each from its own pictures, then answers.
     Action Space: Dict of the dreams' ``action`` (N,), ``result`` (N, P), ``belief`` (N,), and the answer's
         ``focus`` and ``tokens`` (L,); the parts of the other phase are ignored.
-    Observation: Dict of the prompt (``text``, ``grid``), the dreams so far (``frames`` as image codes,
+    Observation: Dict of the prompt (``text``, ``grid``, with a vision backbone also ``pixels`` and
+        ``picture_size``), the dreams so far (``frames`` as image codes,
         ``actions``, ``beliefs``, ``lengths``, ``active``), ``step`` and ``phase``.
     Rewards: mean over the dreams of what each earned, or the answer's; ``info["dream_rewards"]`` has each.
     Termination: after the answer; never truncated.
@@ -77,6 +78,10 @@ def reasoning_spaces(config: RunConfig, world: World, text: TextTokenizer) -> tu
         "step": box(length, (), np.int16),
         "phase": box(len(Phase) - 1, (), np.int8),
     }
+    if model.vision_backbone != "none":
+        side = max(config.world.sizes) * world.patch_size
+        observation["pixels"] = box(255, (1, side, side, 3), np.uint8)
+        observation["picture_size"] = box(side, (1, 2), np.int32)
     action: dict[str, gym.Space] = {
         "action": gym.spaces.MultiDiscrete([actions] * dreams),
         "result": gym.spaces.MultiDiscrete(np.full((dreams, patches), model.num_codes + 1)),

@@ -89,6 +89,8 @@ class Question:
     scene: Scene
     script: tuple[int, ...] = ()
     """The actions that a PREDICT question names; empty for PLAN."""
+    pictures: tuple[np.ndarray, ...] = ()
+    """Further pictures of the prompt besides the scene's, uint8 (H, W, 3); read by vision backbones only."""
 
     def belief(self, outcome: Outcome, steps: int) -> Outcome:
         """The true belief after ``steps`` actions that led to ``outcome``."""

@@ -23,6 +23,7 @@ from dreamrl.nn.image_decoder import ImageDecoder
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.moe import Routing
 from dreamrl.nn.output_decoder import OutputDecoder
+from dreamrl.nn.picture_reader import Pictures
 from dreamrl.nn.sampling import sample
 from dreamrl.nn.text import BOS, EOS, PAD
 
@@ -85,14 +86,33 @@ class DreamingModel(nn.Module):
         """Where the weights are."""
         return self.calibration.device
 
+    def balance(self, metrics: dict[str, Tensor]) -> None:
+        """After a pretraining update with load_balance=bias: move the router's bias by the ``expert_usage/i`` seen.
+
+        Not in PPO: the routing of a dream must be the same when it is sampled and when it is learned from.
+        """
+        moe = self.dream_generator.moe
+        if moe.bias is not None:
+            moe.update_bias(torch.stack([metrics[f"expert_usage/{i}"] for i in range(self.config.num_experts)]))
+
     @property
     def pad_code(self) -> int:
         """Code that stands for "no patch here"."""
         return self.config.num_codes
 
     def ask(self, asked: dict[str, Tensor], noise: torch.Generator | None = None) -> Prompt:
-        """Read prompts: ``text`` (Q, L) token ids; ``noise`` masks and drops some of it, if the config says so."""
-        return self.input_tokenizer(asked["text"].long(), generator=noise)
+        """Read prompts.
+
+        Args:
+            asked: ``text`` (Q, L) token ids; with a vision backbone also ``pixels`` (Q, K, H, W, 3) and
+                ``picture_size`` (Q, K, 2).
+            noise: hides and drops some of it, if the config says so.
+        """
+        pictures = None
+        if self.config.vision_backbone != "none":
+            size = asked["picture_size"].long()
+            pictures = Pictures(asked["pixels"], size[..., 0] > 0, size)
+        return self.input_tokenizer(asked["text"].long(), pictures, noise)
 
     def dream_step(
         self,

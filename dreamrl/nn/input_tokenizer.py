@@ -66,7 +66,7 @@ class InputTokenizer(nn.Module):
         self.pool = AttentionPool(dim, heads)
         if config.vision_backbone != "none":
             self.pictures = PictureReader(config, architecture)
-            self.joint = Block(dim, heads, normaliser=config.attention)
+            self.joint = Block(dim, heads, cross=True, normaliser=config.attention)
         if config.use_contrastive_loss:
             self.grid = GridPositions(config.positions, dim, heads, config.yarn_factor)
             self.grid_reader = Block(dim, heads, normaliser=config.attention)
@@ -102,8 +102,11 @@ class InputTokenizer(nn.Module):
         tokens, mask = self._read(asked[:, : text.shape[1]], noise)
         if looked is not None:
             shown, shown_mask = self._show(looked, asked[:, text.shape[1] :], noise)
+            # Without this block the summary of a question about one cell knows nothing of that cell: pooling does
+            # not depend on what is asked.
+            told = self.joint(tokens, mask=readable(mask), memory=shown, memory_mask=readable(shown_mask))
+            tokens = torch.where(shown_mask.any(dim=1)[:, None, None], told, tokens)
             tokens, mask = torch.cat([tokens, shown], dim=1), torch.cat([mask, shown_mask], dim=1)
-            tokens = self.joint(tokens, mask=readable(mask))
         prompt = Prompt(tokens, mask, self.pool(tokens, mask))
         return prompt if rows is None else Prompt(*(part[rows] for part in prompt))
 

@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 from torch import Tensor
 
+from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.cluster import LOG_FILE, stderr_to
 from dreamrl.config import RunConfig
@@ -180,6 +181,7 @@ def ppo_on_ray(
             if stopping:
                 return None
         set_weights(loaded.model, model_part(learner_tensors(algorithm)), "learner")
+        calibrate(loaded)
         save_pretrained(loaded, out / "model")
     finally:
         writer.close()

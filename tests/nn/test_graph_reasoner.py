@@ -205,6 +205,7 @@ def test_the_question_matters(any_reasoner):
     before = any_reasoner(*random_dreams(), prompts())
     after = any_reasoner(*random_dreams(), Prompt(*(part.roll(1, 0) for part in prompts())))
     assert ((after.focus_logits - before.focus_logits).abs().amax(1) > 1e-3).all()
+    assert ((after.nodes - before.nodes).abs().amax(-1)[before.mask] > 1e-3).all()
 
 
 @torch.no_grad()
@@ -252,7 +253,11 @@ def test_shuffled_edges_change_the_reading_and_nothing_else(variant):
     dreams = random_dreams()
     readings = [reasoner(*dreams, prompts()) for reasoner in (shuffled, shuffled, plain)]
     assert_same(readings[0], readings[1], atol=0, rtol=0)
-    assert readings[0].edges.edge_type.tolist() == readings[2].edges.edge_type.tolist()
+    kinds, other = (reading.edges.edge_type for reading in readings[1:])
+    assert kinds.tolist() == other.tolist()
+    for kind in kinds.unique():
+        sources = [reading.edges.edge_index[0, kinds == kind] for reading in readings[1:]]
+        assert sources[0].tolist() != sources[1].tolist()
     assert ((readings[0].focus_logits - readings[2].focus_logits)[:, :-1].abs().amax(1) > 1e-3).all()
     torch.testing.assert_close(readings[0].focus_logits[:, -1], readings[2].focus_logits[:, -1])
 
@@ -284,6 +289,7 @@ def test_edges_say_what_each_triplet_heard(variant):
         assert (total < 1).all() and (edges.edge_type >= len(EDGE_TYPES)).any()
     else:
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+    assert bool((edges.weight == 0).any()) == (variant == "sparse")
     fixed = edges.edge_type < len(EDGE_TYPES)
     dream, step = edges.edge_index[:, fixed] // STEPS, edges.edge_index[:, fixed] % STEPS
     offset = torch.tensor([1, -1, 0])[edges.edge_type[fixed]]

@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _check_flags(argv, commands[argv[0]])
     # argparse stops taking key=value arguments at the first flag after one: it hands back the others as unknown.
     args, others = parser.parse_known_args(argv)
-    if args.command in STAGES:
+    if "overrides" in args:
         args.overrides += others
     elif others:
         hint = "; put the whole prompt in quotes" if args.command == "generate" else ""
@@ -72,6 +72,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     }
     for name, text in helps.items():
         _training_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False), name)
+    text = "train variants of the model over several seeds and compare them"
+    _ablate_arguments(commands.add_parser("ablate", help=text, description=text, allow_abbrev=False))
     text = "measure a model on held-out or given items"
     _eval_arguments(commands.add_parser("eval", help=text, description=text, allow_abbrev=False))
     text = "answer one prompt"
@@ -98,6 +100,23 @@ def _training_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.set_defaults(model=None)
 
 
+def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/ablation"),
+        metavar="DIR",
+        help="results; what is there is gone on with (default: runs/ablation)",
+    )
+    add("--variants", metavar="A,B", help="only these, by the names that --list prints (default: all)")
+    add("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    add("--workers", type=int, default=2, metavar="N", help="processes at a time, of one thread each (default: 2)")
+    add("--budget", type=float, default=1.0, metavar="X", help="X times the preset's updates (default: 1)")
+    add("--list", action="store_true", help="print the variants and exit")
+    add("overrides", nargs="*", metavar="key=value", help="settings of all variants, such as ppo.lr=1e-3")
+
+
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
@@ -107,6 +126,8 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="seed of the scenes and dreams (default: 0)")
     add("--sizes", type=_sizes, metavar="3,4", help="sizes of the sampled scenes (default: 3,4)")
     add("--dreams", type=int, default=4, metavar="N", help="dreams per item (default: 4)")
+    add("--intervene", action="store_true", help="edit the dreams that answers were read from, and answer again")
+    add("--save", type=Path, metavar="DIR", help="with --intervene: write a few edited dreams there as pictures")
     add("--json", action="store_true", help="print one JSON object")
 
 

@@ -83,10 +83,23 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
     return config, args.resume
 
 
+def _ablate(args: argparse.Namespace) -> None:
+    from dreamrl.ablation import variant_lines
+    from dreamrl.ablation_runner import ablate
+
+    if args.list:
+        print("\n".join(variant_lines()))
+        return
+    names = [] if args.variants is None else [name.strip() for name in args.variants.split(",")]
+    ablate(args.out, names, args.seeds, args.workers, args.budget, args.overrides)
+
+
 def _eval(args: argparse.Namespace) -> None:
     for flag, value in (("--num", args.num), ("--sizes", args.sizes)):
         if args.items and value is not None:
             raise UserError(f"--items names the scenes, which {flag} contradicts; drop one of them")
+    if args.save and not args.intervene:
+        raise UserError("--save writes pictures of edited dreams; it needs --intervene")
     num = _in_range("--num", DEFAULT_ITEMS if args.num is None else args.num, 1, 10**7)
     seed = _in_range("--seed", args.seed, 0, MAX_SEED)
     dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
@@ -97,12 +110,32 @@ def _eval(args: argparse.Namespace) -> None:
         from dreamrl.items import read_items
 
         items = read_items(args.items, args.world)
+    if args.save:
+        preflight.check_new_directory(args.save)
     _check_model(args.model_dir)
+    if args.intervene:
+        _intervene(args, items, num, seed, sizes, dreams)
+        return
     with _quiet_stdout(args.json):
         from dreamrl.evaluate import evaluate_command
 
         result = evaluate_command(args.model_dir, args.world, items, num, seed, sizes, dreams)
     _print_result(result, args.json)
+
+
+def _intervene(
+    args: argparse.Namespace, items: list[dict] | None, num: int, seed: int, sizes: tuple[int, ...], dreams: int
+) -> None:
+    with _quiet_stdout(args.json):
+        from dreamrl.intervene import intervene_command
+
+        result = intervene_command(args.model_dir, args.world, items, num, seed, sizes, dreams, args.save)
+    if args.json:
+        _print_result(result, as_json=True)
+    else:
+        from dreamrl.trials import print_result
+
+        print_result(result)
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -143,7 +176,14 @@ def _generate(args: argparse.Namespace) -> None:
     _print_result(result, args.json)
 
 
-_COMMANDS = {"train": _train, "pretrain": _train, "ppo": _train, "eval": _eval, "generate": _generate}
+_COMMANDS = {
+    "train": _train,
+    "pretrain": _train,
+    "ppo": _train,
+    "ablate": _ablate,
+    "eval": _eval,
+    "generate": _generate,
+}
 
 
 def _check_world(name: str) -> None:

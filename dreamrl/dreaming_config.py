@@ -212,7 +212,6 @@ OBJECTIVE_FIELDS = (
     "contrastive_loss_weight",
     "embedding_dropout",
     "token_masking",
-    "moe_noise_std",
     "load_balance_loss_weight",
     "router_z_loss_weight",
     "use_ppo",

@@ -3,15 +3,18 @@
 A rating is ``{"prompt": "...", "reward": 0.5}``, from -1 (bad) to 1 (good), of the ``"answer"`` beside it, or of
 whatever the model answers if there is none. A preference is ``{"prompt": "...", "chosen": "...", "rejected": "..."}``.
 Either may say what it is about in ``"scene"``, as options of the world: ``{"desc": ["SFF", "FHF", "FFG"]}``.
+
+Here everything is read and checked, without torch; how it is learned from is in :mod:`dreamrl.feedback_training`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.errors import UserError, nearest
@@ -19,11 +22,15 @@ from dreamrl.nn.text import TextTokenizer
 from envs.registry import make_world
 from envs.world import World, WorldError
 
+if TYPE_CHECKING:
+    from dreamrl.saving import Loaded
+
 SCENE_KEYS = ("scene", "options")
 """Two names of one thing: what ``generate`` and what the command line call it."""
 RATED_KEYS = ("prompt", "reward", "answer", *SCENE_KEYS)
 PREFERENCE_KEYS = ("prompt", "chosen", "rejected", *SCENE_KEYS)
 KINDS = "a rating has prompt and reward, a preference has prompt, chosen and rejected"
+MAX_EPOCHS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,7 @@ class Rated:
     """
 
     line: int
-    """Where it stands in its file, from 1."""
+    """Where it stands in its file or among the examples, from 1."""
     prompt: str
     reward: float
     """-1 (bad) to 1 (good)."""
@@ -56,7 +63,7 @@ class Preference:
     """
 
     line: int
-    """Where it stands in its file, from 1."""
+    """Where it stands in its file or among the examples, from 1."""
     prompt: str
     chosen: str
     rejected: str
@@ -65,7 +72,35 @@ class Preference:
 
 
 class _Problem(ValueError):
-    """What is wrong with one line; the file and the line are put before it."""
+    """What is wrong with one line or example; where it stands is put before it."""
+
+
+def learn_from_feedback(
+    loaded: Loaded, examples: Sequence[dict[str, Any]], num_epochs: int = 3, *, seed: int = 0, **options: Any
+) -> dict[str, float]:
+    """Change how ``loaded.model`` words its answers towards what people like, in place.
+
+    Args:
+        loaded: a trained model.
+        examples: ratings or preferences, all of one kind, as in the lines of a feedback file.
+        num_epochs: passes over the questions of :class:`dreamrl.feedback_training.FeedbackSettings`.
+        seed: of everything random.
+        options: ``settings`` and ``progress`` of :func:`dreamrl.feedback_training.learn`.
+
+    Returns:
+        metrics by name, see :func:`dreamrl.feedback_training.learn`.
+
+    Raises:
+        UserError: Naming the example (counted from 1), the key and what to change.
+    """
+    if not isinstance(num_epochs, int) or not 1 <= num_epochs <= MAX_EPOCHS:
+        raise UserError(f"num_epochs ({num_epochs}) must be a whole number between 1 and {MAX_EPOCHS}")
+    records = check_examples(examples, loaded.world)
+    check_lengths(None, records, loaded.text, loaded.run.model)
+
+    from dreamrl.feedback_training import learn
+
+    return learn(loaded, records, num_epochs, seed, **options)
 
 
 def read_feedback(path: Path, world_name: str) -> list[Rated] | list[Preference]:
@@ -80,33 +115,57 @@ def read_feedback(path: Path, world_name: str) -> list[Rated] | list[Preference]
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise UserError(f"cannot read feedback {path}: {error.strerror}") from error
-    rated: list[Rated] = []
-    preferences: list[Preference] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            item = _parse(line)
-            if _is_preference(item):
-                preferences.append(_preference(number, item, world))
-            else:
-                rated.append(_rated(number, item, world))
-            if rated and preferences:
-                other = f"line {rated[0].line} is a rating, line {preferences[0].line} a preference"
-                raise _Problem(f"kinds are mixed ({other}); put them in two files")
-        except (_Problem, WorldError) as error:
-            raise UserError(f"{path} line {number}: {error}") from error
-    if not rated and not preferences:
+    records = _records(path, ((number, line) for number, line in enumerate(lines, 1) if line.strip()), world)
+    if not records:
         raise UserError(
             f'{path} holds no feedback; put {{"prompt", "reward"}} or {{"prompt", "chosen", "rejected"}} on each line'
         )
+    return records
+
+
+def check_examples(examples: Sequence[dict[str, Any]], world: World) -> list[Rated] | list[Preference]:
+    """The same for feedback that is already at hand, as the objects that the lines of a file hold."""
+    if isinstance(examples, dict | str) or not isinstance(examples, Iterable):
+        raise UserError(f"examples ({_show(examples)}) must be a list of objects; {KINDS}")
+    records = _records(None, enumerate(examples, 1), world)
+    if not records:
+        raise UserError(f"there are no examples to learn from; {KINDS}")
+    return records
+
+
+def _records(
+    path: Path | None, items: Iterable[tuple[int, bytes | dict[str, Any]]], world: World
+) -> list[Rated] | list[Preference]:
+    """Numbered lines of the file ``path``, or numbered examples, as records of one kind."""
+    rated: list[Rated] = []
+    preferences: list[Preference] = []
+    unit, whole = ("example", "calls") if path is None else ("line", "files")
+    for number, item in items:
+        try:
+            given = _parse(item) if isinstance(item, bytes) else _object(item)
+            if _is_preference(given):
+                preferences.append(_preference(number, given, world))
+            else:
+                rated.append(_rated(number, given, world))
+            if rated and preferences:
+                other = f"{unit} {rated[0].line} is a rating, {unit} {preferences[0].line} a preference"
+                raise _Problem(f"kinds are mixed ({other}); put them in two {whole}")
+        except (_Problem, WorldError) as error:
+            raise UserError(f"{_place(path, number)}: {error}") from error
     return rated or preferences
 
 
+def _place(path: Path | None, number: int) -> str:
+    return f"example {number}" if path is None else f"{path} line {number}"
+
+
 def check_lengths(
-    path: Path, records: Sequence[Rated | Preference], text: TextTokenizer, config: DreamingConfig
+    path: Path | None, records: Sequence[Rated | Preference], text: TextTokenizer, config: DreamingConfig
 ) -> None:
-    """A UserError that names the line and the key of the first text that the model has no room for."""
+    """A UserError that names the line and the key of the first text that the model has no room for.
+
+    ``path`` is the file that the records are from; None for examples.
+    """
     for record in records:
         answers = ("answer",) if isinstance(record, Rated) else ("chosen", "rejected")
         for key in ("prompt", *answers):
@@ -115,7 +174,7 @@ def check_lengths(
             try:
                 text.encode(words or "", length, end=key != "prompt")
             except ValueError as error:
-                raise UserError(f'{path} line {record.line}: "{key}": {error}; shorten it') from error
+                raise UserError(f'{_place(path, record.line)}: "{key}": {error}; shorten it') from error
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -131,6 +190,10 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise
     except ValueError as error:  # a number of thousands of digits
         raise _Problem(f"not valid JSON ({error})") from error
+    return _object(item)
+
+
+def _object(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise _Problem(f'must be an object like {{"prompt": "...", "reward": 0.5}}, not {_show(item)}')
     return item
@@ -158,7 +221,7 @@ def _is_preference(item: dict[str, Any]) -> bool:
 def _rated(line: int, item: dict[str, Any], world: World) -> Rated:
     _check_keys(item, RATED_KEYS, ("prompt", "reward"))
     reward = item["reward"]
-    number = isinstance(reward, int | float) and not isinstance(reward, bool)
+    number = isinstance(reward, Real) and not isinstance(reward, bool)
     if not number or not -1 <= reward <= 1:
         raise _Problem(f'"reward" ({_show(reward)}) must be a number from -1 (bad) to 1 (good)')
     answer = _words(item, "answer") if "answer" in item else None
@@ -178,7 +241,7 @@ def _preference(line: int, item: dict[str, Any], world: World) -> Preference:
 def _check_keys(item: dict[str, Any], known: Sequence[str], required: Sequence[str]) -> None:
     for key in item:
         if key not in known:
-            raise _Problem(f"unknown key {_show(key)}; {nearest(key, known)}")
+            raise _Problem(f"unknown key {_show(key)}; {nearest(str(key), known)}")
     for key in required:
         if key not in item:
             raise _Problem(f'"{key}" is missing; {KINDS}')
@@ -212,5 +275,5 @@ def _scene(item: dict[str, Any], world: World) -> dict[str, Any] | None:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamrl.dreaming_config import DreamingConfig
-from dreamrl.model import DreamingReasoningLLM
-from dreamrl.nn.dreaming_model import last_frames
+from dreamrl.nn.contrastive import contrastive_loss, same_pictures
+from dreamrl.nn.dreaming_model import DreamingModel, last_frames
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.nn.moe import Routing, load_balance_loss, router_z_loss, routing_metrics
 from dreamrl.nn.text import BOS, PAD
@@ -98,7 +98,7 @@ class Seen(NamedTuple):
 
 
 def world_model_loss(
-    model: DreamingReasoningLLM, rows: Rows, prompt: Prompt, noise: torch.Generator | None = None
+    model: DreamingModel, rows: Rows, prompt: Prompt, noise: torch.Generator | None = None
 ) -> tuple[dict[str, Tensor], Seen]:
     """Next picture and belief on true transitions: losses by name, and what was seen on the way.
 
@@ -135,7 +135,7 @@ def chance_loss(seen: Seen, action: Tensor, returns: Tensor) -> Tensor:
 
 
 def reading_loss(
-    model: DreamingReasoningLLM,
+    model: DreamingModel,
     batch: dict[str, Tensor],
     prompt: Prompt,
     draw: bool = False,
@@ -183,7 +183,7 @@ def damage(codes: Tensor, pad_code: int, noise: torch.Generator) -> Tensor:
 DAMAGED_SHARE = 0.1
 
 
-def pretrain_loss(model: DreamingReasoningLLM, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def pretrain_loss(model: DreamingModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Everything that random play teaches, on one batch of :class:`dreamrl.data.RandomPlay`."""
     steps, config = batch["actions"].shape[-1], model.config
     rows = dream_rows(batch, happened(batch["lengths"], steps), config.use_dream_memory)
@@ -219,24 +219,23 @@ def routing_loss(config: DreamingConfig, routing: Routing) -> tuple[Tensor, Tens
     return loss, balance.detach()
 
 
-def alignment_loss(model: DreamingReasoningLLM, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def alignment_loss(model: DreamingModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Contrastive: the first rollout's picture and actions in words, against the picture that they lead to."""
-    from dreamrl.nn.contrastive import contrastive_loss
-
+    assert model.contrastive is not None, "this model was made without use_contrastive_loss"
     length = batch["lengths"][:, 0]
     what = batch["frames"][:, 0, 0]
     result = batch["frames"][:, 0].gather(1, length[:, None, None].expand(-1, 1, what.shape[1])).squeeze(1)
     triplet = model.input_tokenizer.triplet(what, batch["moves"], result, batch["grid"])
-    same = (result.unsqueeze(0) == result.unsqueeze(1)).all(-1)
+    same = same_pictures(result, batch["grid"])
     return contrastive_loss(triplet[0] + triplet[1], triplet[2], model.contrastive, same)
 
 
-def touch_all(model: DreamingReasoningLLM) -> Tensor:
+def touch_all(model: DreamingModel) -> Tensor:
     """Zero, but a function of every trained parameter: data-parallel training waits for all their gradients."""
     return 0.0 * torch.stack([p.sum() for p in model.parameters() if p.requires_grad]).sum()
 
 
-def codec_loss(model: DreamingReasoningLLM, patches: Tensor) -> Tensor:
+def codec_loss(model: DreamingModel, patches: Tensor) -> Tensor:
     """Squared error of the reconstructed *distinct* ``patches`` (n, 3 S S) in [0, 1], plus code crowding."""
     return F.mse_loss(model.codec(patches)[0], patches) + 0.1 * model.codec.crowding(patches)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamrl.columns import ACTION_LOGP, ACTIONS, DREAM_LOGP, DREAM_VALUE, VF_PREDS
 from dreamrl.losses import past, prompt_rows, size_groups
-from dreamrl.model import DreamingReasoningLLM
+from dreamrl.nn.dreaming_model import DreamingModel
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.nn.moe import Routing
 from envs.reasoning_batch import Phase
@@ -50,7 +50,7 @@ class AnswerRows(NamedTuple):
 
 
 def dream(
-    model: DreamingReasoningLLM,
+    model: DreamingModel,
     obs: dict[str, Tensor],
     prompt: Prompt,
     action: dict[str, Tensor],
@@ -67,7 +67,7 @@ def dream(
         action: ``action``, ``belief`` (Q, N), ``result`` (Q, N, P). Scored when ``uniform`` is None;
             otherwise filled in place with what is sampled.
         uniform: (Q, N, P + 2) numbers in [0, 1) to sample with.
-        temperature: (Q, N), see :meth:`DreamingReasoningLLM.dream_step`.
+        temperature: (Q, N), see :meth:`DreamingModel.dream_step`.
         truth: ``true_result`` (Q, N, P), ``true_belief`` and ``sound`` (Q, N) of ``ReasoningBatch.step_info``.
 
     Returns:
@@ -116,7 +116,7 @@ def dream(
 
 
 def answer(
-    model: DreamingReasoningLLM,
+    model: DreamingModel,
     obs: dict[str, Tensor],
     prompt: Prompt,
     action: dict[str, Tensor],
@@ -162,7 +162,7 @@ def empty_action(obs: dict[str, Tensor], answer_tokens: int) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def act(model: DreamingReasoningLLM, obs: dict[str, Tensor], uniform: Tensor, answer_uniform: Tensor) -> dict[str, Any]:
+def act(model: DreamingModel, obs: dict[str, Tensor], uniform: Tensor, answer_uniform: Tensor) -> dict[str, Any]:
     """Sample dreams and answers for K observations.
 
     Args:
@@ -205,7 +205,7 @@ class Scored(NamedTuple):
 
 
 def score(
-    model: DreamingReasoningLLM,
+    model: DreamingModel,
     obs: dict[str, Tensor],
     action: dict[str, Tensor],
     truth: dict[str, Tensor] | None = None,

@@ -84,12 +84,12 @@ class PPOTrainer:
         return tensors, reward_parts(self.batch)
 
     def minibatches(self, columns: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
-        """``ppo.epochs`` passes over the rows."""
+        """``ppo.epochs`` passes over the rows, as RLlib takes them: what an epoch leaves over goes on into the next."""
         count = len(next(iter(columns.values())))
         size = min(count, self.run.ppo.minibatch_size * self.learners)
-        for _ in range(self.run.ppo.epochs):
-            for start in range(0, count - size + 1, size):
-                yield nested({name: value[start : start + size] for name, value in columns.items()})
+        number = -(-self.run.ppo.epochs * count // size)
+        for rows in (torch.arange(number * size) % count).split(size):
+            yield nested({name: value[rows] for name, value in columns.items()})
 
     def learn(self, batch: dict[str, Any], number: int) -> dict[str, float]:
         """One gradient step."""

@@ -34,7 +34,7 @@ from dreamrl.losses import (
     touch_all,
     world_model_loss,
 )
-from dreamrl.model import DreamingReasoningLLM
+from dreamrl.nn.dreaming_model import DreamingModel
 from dreamrl.nn.moe import routing_metrics
 from dreamrl.policy import AnswerRows, DreamRows, Scored
 
@@ -51,7 +51,7 @@ def learning_rate(run: RunConfig, iteration: int) -> float:
 
 
 def ppo_loss(
-    run: RunConfig, model: DreamingReasoningLLM, batch: dict[str, Any], scored: Scored, replay: dict[str, Tensor]
+    run: RunConfig, model: DreamingModel, batch: dict[str, Any], scored: Scored, replay: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Everything that one gradient step minimises.
 
@@ -112,7 +112,7 @@ def answer_loss(run: RunConfig, batch: dict[str, Any], answers: AnswerRows) -> T
     return policy_loss + run.ppo.value_weight * F.mse_loss(answers.value, batch[ANSWER_TARGET][q])
 
 
-def _reading(model: DreamingReasoningLLM, batch: dict[str, Any], scored: Scored) -> dict[str, Tensor]:
+def _reading(model: DreamingModel, batch: dict[str, Any], scored: Scored) -> dict[str, Tensor]:
     """Reading loss on the sampled dreams: what those that the simulator confirms support."""
     assert scored.answers is not None
     question, obs = scored.answers.question, batch[OBS]
@@ -124,9 +124,7 @@ def _reading(model: DreamingReasoningLLM, batch: dict[str, Any], scored: Scored)
     return reading_loss(model, sub, prompt_rows(scored.prompt, question))[0]
 
 
-def replay_loss(
-    run: RunConfig, model: DreamingReasoningLLM, batch: dict[str, Tensor]
-) -> tuple[Tensor, dict[str, Tensor]]:
+def replay_loss(run: RunConfig, model: DreamingModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """World-model and reading loss on fresh random play."""
     steps = batch["actions"].shape[-1]
     rows = dream_rows(batch, happened(batch["lengths"], steps), model.config.use_dream_memory)

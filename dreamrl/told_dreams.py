@@ -87,18 +87,26 @@ def tell(question: Question, rollout: Rollout, codes: FrameCodes) -> ToldDream:
     )
 
 
+def is_true(dream: ToldDream, codes: FrameCodes) -> bool:
+    """Whether the simulator, following the claimed actions, shows every picture and confirms every belief."""
+    scene, state = dream.question.scene, dream.question.scene.start
+    for t, (action, belief) in enumerate(zip(dream.actions, dream.beliefs, strict=True)):
+        state, outcome = scene.step(state, action)
+        if belief != dream.question.belief(outcome, t + 1) or (codes(scene, state) != dream.frames[t + 1]).any():
+            return False
+    return True
+
+
 def verify(dream: ToldDream, codes: FrameCodes, num_actions: int) -> Findings:
     """Follow the claimed actions in the simulator and compare every picture and belief."""
     scene, states, outcome = dream.question.scene, [dream.question.scene.start], Outcome.CONTINUE
-    faithful, right, believed = [], [], False
+    faithful, believed = [], False
     for t, (action, belief) in enumerate(zip(dream.actions, dream.beliefs, strict=True)):
         state, outcome = scene.step(states[-1], action)
         what, result = dream.frames[t], dream.frames[t + 1]
         believed = belief == dream.question.belief(outcome, t + 1)
-        true_result = codes(scene, state)
-        faith = faithfulness(codes(scene, states[-1]), true_result, what, result, believed)
+        faith = faithfulness(codes(scene, states[-1]), codes(scene, state), what, result, believed)
         faithful += [] if faith is None else [faith]
-        right.append(believed and bool((true_result == result).all()))
         states.append(state)
     rollout = Rollout(states=tuple(states), actions=dream.actions, outcome=outcome)
     ended = believed and dream.beliefs[-1] != Outcome.CONTINUE
@@ -108,7 +116,7 @@ def verify(dream: ToldDream, codes: FrameCodes, num_actions: int) -> Findings:
         makers=makers,
         coherent=makers[np.arange(dream.steps), dream.actions],
         correctness=rollout_correctness(dream.question, rollout) * ended,
-        true=all(right),
+        true=is_true(dream, codes),
     )
 
 
@@ -149,7 +157,7 @@ def corrupt(
     sizes = {"num_actions": num_actions, "num_codes": num_codes, "horizon": horizon}
     for _ in range(TRIES):
         told = _WAYS[kind](dream, rng, codes, **sizes)
-        if not verify(told, codes, num_actions).true:
+        if not is_true(told, codes):
             return told
     return None
 

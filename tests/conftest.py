@@ -23,8 +23,8 @@ class Work:
         self.answer = {}
         self.error = None
 
-    def __call__(self, *args):
-        self.calls.append(args)
+    def __call__(self, *args, **choices):
+        self.calls.append((*args, choices) if choices else args)
         if self.error:
             raise self.error
         return self.answer
@@ -82,27 +82,42 @@ def refused(capsys, tmp_path):
     return refuse
 
 
-@pytest.fixture(scope="session")
-def loaded():
-    """A small untrained model whose weights are all far from zero and from each other; not to be changed."""
-    run = RunConfig(
-        seed=3,
-        model=DreamingConfig(
-            embedding_dim=16,
-            num_heads=2,
-            codec_hidden=16,
-            num_dream_sequences=3,
-            dream_length=4,
-            num_dream_offsets=4,
-            max_prompt_tokens=24,
-            max_answer_tokens=12,
-        ),
-    )
+SMALL = {
+    "embedding_dim": 16,
+    "num_heads": 2,
+    "codec_hidden": 16,
+    "num_dream_sequences": 3,
+    "dream_length": 4,
+    "num_dream_offsets": 4,
+    "max_prompt_tokens": 24,
+    "max_answer_tokens": 12,
+}
+
+
+def make_loaded(seed=3, model=None, **sections):
+    """A small untrained model whose weights are all far from zero and from each other.
+
+    ``model`` holds settings of the model; ``sections`` are other sections of the run, such as ``ppo=PPOConfig()``.
+    """
+    run = RunConfig(seed=seed, model=DreamingConfig(**(SMALL | (model or {}))), **sections)
     loaded = new_model(run)
     generator = torch.Generator().manual_seed(0)
-    for parameter in loaded.model.parameters():
-        parameter.requires_grad_(False)
-        parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return loaded
+
+
+@pytest.fixture(scope="session", name="make_loaded")
+def make_loaded_fixture():
+    return make_loaded
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    """The model of :func:`make_loaded` with default settings; not to be changed."""
+    loaded = make_loaded()
+    loaded.model.requires_grad_(False)
     return loaded
 
 

@@ -206,17 +206,19 @@ class EdgeAttention(nn.Module):
             (K, D) messages, and (M, heads) weights that the values were summed with.
         """
         source, target = edge_index
-        query, key, value, edge = (
-            part.unflatten(-1, (self.heads, -1))
-            for part in (self.query(x), self.key(x), self.value(x), self.edge(types))
-        )  # (K, heads, D/heads), edge (E, heads, D/heads)
-        edge = edge[edge_type]  # (M, heads, D/heads)
-        score = (query[target] * (key[source] + edge)).sum(-1) / query.shape[-1] ** 0.5  # (M, heads)
+        parts = self.query(x), self.key(x), self.value(x), self.edge(types)
+        query, key, value, edge = (part.unflatten(-1, (self.heads, -1)) for part in parts)  # (K or E, heads, D/heads)
+        # All edges of one type into one node share e_r: its part is computed per node and type, not per edge.
+        slot = target * len(types) + edge_type
+        asked = torch.einsum("khd,ehd->keh", query, edge).flatten(0, 1)  # (K E, heads)
+        score = ((query[target] * key[source]).sum(-1) + asked[slot]) / query.shape[-1] ** 0.5  # (M, heads)
         weight = self.normalise(score, target, len(x))
         if gate is not None:
             weight = weight * gate.unsqueeze(-1)
-        message = (value[source] + edge) * weight.unsqueeze(-1)
-        return scatter(message.flatten(1), target, dim=0, dim_size=len(x), reduce="sum"), weight
+        message = (value[source] * weight.unsqueeze(-1)).flatten(1)  # (M, D)
+        told = scatter(message, target, dim=0, dim_size=len(x), reduce="sum")
+        share = scatter(weight, slot, dim=0, dim_size=len(asked), reduce="sum").view(len(x), len(types), -1)
+        return told + torch.einsum("keh,ehd->khd", share, edge).flatten(1), weight
 
 
 def _segment_softmax(scores: Tensor, index: Tensor, size: int) -> Tensor:

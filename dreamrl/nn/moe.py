@@ -145,8 +145,8 @@ class MixtureOfExperts(nn.Module):
         """After an optimizer step: one step of the bias towards the experts that had less than their share.
 
         Args:
-            load: (E,) choices that each expert received since the last step, see :func:`expert_counts`. Those of
-                all data-parallel workers are added up, so that the bias stays the same on all of them.
+            load: (E,) choices that each expert received since the last step, or shares of them. Those of all
+                data-parallel workers are added up, so that the bias stays the same on all of them.
         """
         assert self.bias is not None, "there is a bias only with load_balance=bias"
         load = load.to(self.bias, copy=True)

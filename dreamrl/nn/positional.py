@@ -183,7 +183,7 @@ def alibi_slopes(heads: int, device: torch.device) -> Tensor:
     """
     below = 2 ** int(math.log2(heads))
     series = 2.0 ** (-8.0 / below * torch.arange(1, below + 1, device=device))
-    between = 2.0 ** (-4.0 / below * torch.arange(1, 2 * (heads - below), 2, device=device))
+    between = 2.0 ** (-4.0 / below * torch.arange(1, 1 + 2 * (heads - below), 2, device=device))
     return torch.cat([series, between])
 
 

@@ -51,7 +51,8 @@ class RewardModel(nn.Module):
     """Evidence of each step alone, then attention over the steps, the prompt and the answer, then the siblings.
 
     The evidence is a transformer over the patches of (what, result) with the claimed action on every patch.
-    Coherence is the mean of a score per step, so one bad step among many cannot hide.
+    Coherence is the mean of a score per step, and every head sees the weakest step: one bad step among many
+    cannot hide.
 
     Args:
         config: architecture; only components in ``config.reward_components`` get weight in the total.
@@ -81,9 +82,9 @@ class RewardModel(nn.Module):
         self.pool = AttentionPool(dim, heads)
         self.norm = nn.LayerNorm(dim)
         self.heads = nn.ModuleDict(
-            {name: mlp(2 * dim, dim, 1) for name in ("faithfulness", "correctness", "confidence")}
+            {name: mlp(2 * dim + 1, dim, 1) for name in ("faithfulness", "correctness", "confidence")}
         )
-        self.heads["creativity"] = mlp(4 * dim, dim, 1)
+        self.heads["creativity"] = mlp(4 * dim + 1, dim, 1)
         self.weight_logits = nn.Parameter(torch.zeros(len(REWARD_COMPONENTS)))
         self.log_sharpness = nn.Parameter(torch.tensor(2.0))
         self.paid: Tensor
@@ -124,7 +125,8 @@ class RewardModel(nn.Module):
         x = evidence + self.action(actions) + self.belief(beliefs) + self._places(self.step, actions.shape[1])
         x = x + steps.unsqueeze(-1) * self.claim
         read, told = self._read(x, happened, text, answer)
-        own = torch.cat([read, told], dim=-1)  # (R, 2 D)
+        weakest = steps.masked_fill(~happened, 1.0).amin(1, keepdim=True)
+        own = torch.cat([read, told, weakest], dim=-1)  # (R, 2 D + 1)
         score = {name: head(own) for name, head in self.heads.items() if name != "creativity"}
         score["creativity"] = self.heads["creativity"](torch.cat([own, self._siblings(told, dreams)], dim=-1))
         score = {name: value.squeeze(-1).sigmoid() for name, value in score.items()}

@@ -216,6 +216,8 @@ LEARNER_METRICS = (
     "explained_variance",
     "balance",
     "max_vio",
+    "router_entropy",
+    "dead_experts",
     "replay_frame_loss",
     "world_loss",
 )

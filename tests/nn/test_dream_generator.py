@@ -148,6 +148,7 @@ def flops_of_learning(loaded, steps):
     count = steps
     obs = {
         "frames": frames.expand(count, -1, -1, -1),
+        "actions": torch.zeros(count, dreams, steps, dtype=torch.long),
         "grid": torch.tensor([[3, 3]]).expand(count, -1),
         "active": torch.ones(count, dreams),
         "step": torch.arange(count),

@@ -164,12 +164,13 @@ def test_segment_sparsemax_of_ties_and_of_many_rows():
 def test_edge_attention_equals_pyg(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where TransformerConv leaves a compiled file
     dim, heads, types = 16, 4, 5
-    theirs = stirred(TransformerConv(dim, dim // heads, heads=heads, edge_dim=dim, root_weight=False))
-    ours = EdgeAttention(dim, heads)
+    theirs = stirred(TransformerConv(dim, dim // heads, heads=heads, edge_dim=dim, root_weight=False)).double()
+    ours = EdgeAttention(dim, heads).double()
     for name in ("query", "key", "value", "edge"):
         getattr(ours, name).load_state_dict(getattr(theirs, f"lin_{name}").state_dict())
     edge_index, edge_type = random_edges(20, 70, types)
-    inputs = [(randn(20, dim).requires_grad_(), randn(types, dim, seed=1).requires_grad_()) for _ in range(2)]
+    given = randn(20, dim).double(), randn(types, dim, seed=1).double()
+    inputs = [[part.clone().requires_grad_() for part in given] for _ in range(2)]
     told = inputs[0][1][edge_type]
     expected, (_, alpha) = theirs(inputs[0][0], edge_index, told, return_attention_weights=True)
     found, weight = ours(inputs[1][0], edge_index, edge_type, inputs[1][1])

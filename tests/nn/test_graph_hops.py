@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import entmax
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ def make(**fields):
     return transformer
 
 
-def slow_transformer(transformer, x, edges):
+def slow_transformer(transformer, x, edges, normalise):
     """``GraphTransformer`` with loops over nodes and heads; ``edges`` are (source, target, type, gate)."""
     for norm, hop, feed in zip(transformer.norms, transformer.hops, transformer.feeds, strict=True):
         told, message = norm(x), torch.zeros_like(x)
@@ -39,7 +40,7 @@ def slow_transformer(transformer, x, edges):
                 sources = told[[e[0] for e in incoming]]
                 keys = F.linear(sources, hop.key.weight[own], hop.key.bias[own]) + kinds
                 values = F.linear(sources, hop.value.weight[own], hop.value.bias[own]) + kinds
-                weight = (keys @ hop.query(told[node])[own] / width**0.5).softmax(0)
+                weight = normalise(keys @ hop.query(told[node])[own] / width**0.5, 0)
                 message[node, own] = (weight * torch.tensor([e[3] for e in incoming])) @ values
         x = x + message if transformer.memory is None else slow_gru(transformer.memory, message, x)
         x = x + feed(x)
@@ -57,10 +58,12 @@ def slow_gru(cell, message, state):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("attention", ["softmax", "sparsemax"])
 @pytest.mark.parametrize("memory", [False, True])
 @pytest.mark.parametrize("learned", [False, True])
-def test_hops_equal_a_slow_loop(memory, learned):
-    transformer = make(use_node_memory=memory, use_learned_edges=learned)
+def test_hops_equal_a_slow_loop(attention, memory, learned):
+    transformer = make(attention=attention, use_node_memory=memory, use_learned_edges=learned)
+    normalise = {"softmax": torch.softmax, "sparsemax": entmax.sparsemax}[attention]
     lengths = torch.tensor([[3, 1, 2], [2, 0, 3]])
     valid = torch.arange(3) < lengths.unsqueeze(-1)
     graph = build_graph(lengths, 3)
@@ -70,7 +73,7 @@ def test_hops_equal_a_slow_loop(memory, learned):
         index, kind, gate = transformer.learned(x, graph.node, valid)
         edges += zip(*index.tolist(), kind.tolist(), gate.tolist(), strict=True)
     nodes, found = transformer(x, graph, valid)
-    torch.testing.assert_close(nodes, slow_transformer(transformer, x, edges), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(nodes, slow_transformer(transformer, x, edges, normalise), atol=2e-5, rtol=1e-4)
     compact = [[graph.node.tolist().index(i) for i in row] for row in found.edge_index.tolist()]
     assert list(zip(*compact, found.edge_type.tolist(), strict=True)) == [edge[:3] for edge in edges]
 

@@ -289,7 +289,6 @@ def test_edges_say_what_each_triplet_heard(variant):
         assert (total < 1).all() and (edges.edge_type >= len(EDGE_TYPES)).any()
     else:
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
-    assert bool((edges.weight == 0).any()) == (variant == "sparse")
     fixed = edges.edge_type < len(EDGE_TYPES)
     dream, step = edges.edge_index[:, fixed] // STEPS, edges.edge_index[:, fixed] % STEPS
     offset = torch.tensor([1, -1, 0])[edges.edge_type[fixed]]

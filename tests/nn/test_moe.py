@@ -136,7 +136,10 @@ def one_worker(rank, folder):
     try:
         moe = make(load_balance="bias", load_balance_loss_weight=1.0)
         moe.bias.zero_()
-        moe.update_bias(torch.tensor([[9, 1, 1, 1], [0, 0, 3, 2]][rank]))  # together 9 1 4 3, mean 4.25
+        own = torch.tensor([[9, 1, 1, 1], [0, 0, 3, 2]][rank], dtype=torch.double)  # together 9 1 4 3, mean 4.25
+        before = own.clone()
+        moe.update_bias(own)
+        assert torch.equal(own, before)
     finally:
         dist.destroy_process_group()
     torch.save(moe.bias.tolist(), f"{folder}/{rank}")

@@ -1,10 +1,14 @@
-"""The text decoder: causal, and blind to every dream but the one in focus."""
+"""The text decoder: causal, blind to every dream but the one in focus, and the same with a cache."""
 
 import pytest
 import torch
 
+from dreamrl.bench import decode as decode_bench
+from dreamrl.dreaming_config import NORMALISERS, POSITIONS, DreamingConfig
 from dreamrl.nn.graph import Reading
-from dreamrl.nn.text import BOS
+from dreamrl.nn.input_tokenizer import InputTokenizer
+from dreamrl.nn.output_decoder import OutputDecoder
+from dreamrl.nn.text import BOS, PAD
 
 QUESTIONS, DREAMS, STEPS, LENGTH = 3, 4, 5, 7
 
@@ -88,3 +92,64 @@ def test_the_question_is_read_with_and_without_a_dream(decode):
     for focus in ([0, 1, 2], [DREAMS] * QUESTIONS):
         changed = (decode(reading(), focus, prompt=other) - decode(reading(), focus)).abs().amax((1, 2))
         assert (changed > 1e-3).all()
+
+
+def new_decoder(room=12, **settings):
+    config = DreamingConfig(
+        embedding_dim=16, num_heads=2, dream_length=4, max_prompt_tokens=24, max_answer_tokens=room, **settings
+    )
+    torch.manual_seed(4)
+    return OutputDecoder(config, InputTokenizer(config, 300))
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_writing_with_a_cache_equals_writing_without(kind, normaliser):
+    decoder = new_decoder(positions=kind, attention=normaliser, yarn_factor=2.0)
+    memory, mask = randn(3, 6, 16), torch.arange(6) < torch.tensor([[6], [2], [4]])
+    words = torch.randint(3, 300, (3, 12), generator=torch.Generator().manual_seed(1))
+    plain = decoder(words, memory, mask)
+    cache = decoder.start(memory, mask)
+    for place in range(12):
+        found = decoder.step(words[:, place : place + 1], cache)
+        torch.testing.assert_close(found, plain[:, place], atol=1e-4, rtol=1e-4)
+    assert cache.length == 12
+    with pytest.raises(IndexError):
+        decoder.step(words[:, :1], cache)
+
+
+def test_two_caches_do_not_mix_and_steps_need_no_gradient():
+    decoder, words = new_decoder(), torch.tensor([[BOS], [BOS]])
+    memory, mask = randn(2, 2, 6, 16), torch.ones(2, 6, dtype=torch.bool)
+    alone = decoder.start(memory[0], mask)
+    expected = [decoder.step(words + place, alone) for place in range(4)]
+    one, two = decoder.start(memory[0], mask, 4), decoder.start(memory[1], mask, 4)
+    for place in range(4):
+        found, other = decoder.step(words + place, one), decoder.step(words + place, two)
+        assert torch.equal(found, expected[place]) and not torch.equal(found, other)
+        assert not found.requires_grad
+
+
+def test_positions_tell_words_apart_by_kind():
+    words, memory = torch.tensor([[BOS, 7, 8, 7, 8]]), randn(1, 6, 16)
+    found = [new_decoder(positions=k, yarn_factor=4.0)(words, memory, torch.ones(1, 6) > 0) for k in POSITIONS]
+    for i, one in enumerate(found):
+        assert all((one - other).abs().max() > 1e-3 for other in found[:i])
+
+
+def test_padding_and_begin_are_never_written_with_or_without_a_cache():
+    decoder = new_decoder()
+    with torch.no_grad():
+        decoder.text.weight[[PAD, BOS]] = 100.0
+    memory, mask = randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
+    words = torch.tensor([[BOS]])
+    for logits in (decoder(words, memory, mask)[:, 0], decoder.step(words, decoder.start(memory, mask))):
+        assert (logits.softmax(-1)[0, [PAD, BOS]] == 0).all()
+
+
+def test_the_bench_compares_the_same_words():
+    found = decode_bench.bench(length=24, batch=2, dim=32, layers=1)
+    assert list(found) == list(POSITIONS)
+    for row in found.values():
+        assert row["largest_error"] < 1e-4
+        assert row["speedup"] == pytest.approx(row["uncached_s"] / row["cached_s"]) and row["cached_s"] > 0

@@ -34,7 +34,7 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is no finished piece of an ablation ({error}); delete it") from error
-        if not isinstance(found, dict) or not {"variant", "seed", "settings", "exact_match"} <= set(found):
+        if not isinstance(found, dict) or not {"variant", "seed", "settings", *NUMBERS} <= set(found):
             raise UserError(f"{path} is no finished piece of an ablation; delete it")
         results.append(found)
     return results
@@ -98,8 +98,8 @@ def summary_of(
     first = own[seeds[0]]
     out: dict[str, Any] = {"description": description, "overrides": settings, "seeds": seeds}
     out |= {name: first[name] for name in ("parameters", "flops")}
-    stages = sorted({stage for result in own.values() for stage in result["seconds"]})
-    out["seconds"] = {stage: float(np.mean([own[s]["seconds"][stage] for s in seeds])) for stage in stages}
+    for clock in ("seconds", "cpu_seconds"):
+        out[clock] = {stage: float(np.mean([own[s][clock][stage] for s in seeds])) for stage in first[clock]}
     for name in NUMBERS:
         counts = [n for n, value in first[name].items() if value is not None]
         out[name] = {n: numbers([own[s][name][n] for s in seeds]) for n in counts}
@@ -136,7 +136,8 @@ def markdown(record: dict[str, Any], summary: dict[str, Any]) -> str:
     head = ["variant", "seeds", "parameters", "MFLOPs", "pretrain", "PPO", *(f"EM@{n}" for n in counts)]
     rows = [table_row(name, own, counts, compared) for name, own in summary.items()]
     rest = [
-        [name, own["description"], spread(own["progress_rate"], compared), spread(own["exact_frame"], compared)]
+        [name, own["description"], *(spread(own[number], compared) for number in ("progress_rate", "exact_frame"))]
+        + [f"{own['cpu_seconds'][stage]:.0f} s" for stage in ("pretrain", "ppo")]
         for name, own in summary.items()
     ]
     lines = ["# Ablation", "", *caption(record, summary, compared), ""]
@@ -145,7 +146,8 @@ def markdown(record: dict[str, Any], summary: dict[str, Any]) -> str:
     if more:
         by_count = ", ".join(f"{n}: {spread(more, n)}" for n in sorted(more, key=int))
         lines += ["", f"Exact match of the default by number of dreams: {by_count}."]
-    lines += ["", *table(["variant", "what it is", f"progress rate@{compared}", f"exact frames@{compared}"], rest)]
+    head = ["variant", "what it is", f"progress rate@{compared}", f"exact frames@{compared}", "pretrain CPU", "PPO CPU"]
+    lines += ["", *table(head, rest)]
     return "\n".join(lines) + "\n"
 
 
@@ -173,7 +175,8 @@ def caption(record: dict[str, Any], summary: dict[str, Any], compared: str) -> l
         "",
         f"MFLOPs: of one answer about a 4x4 board with {settings['model']['num_dream_sequences']} dreams of "
         f"{settings['model']['dream_length']} steps. Seconds are wall time on one thread, work repeated after a kill "
-        "included; variants that differ only in PPO share their pretraining.",
+        "included; variants that differ only in PPO share their pretraining. CPU seconds depend less on what else "
+        "the machine does.",
     ]
 
 
@@ -205,7 +208,8 @@ def result_line(result: dict[str, Any]) -> str:
     counts = list(result["exact_match"])
     exact = " / ".join(f"{result['exact_match'][n]:.3f}" for n in counts)
     stages = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result["seconds"].items())
-    return f"exact match {exact} with {' / '.join(counts)} dreams, {stages}"
+    asked = "answers" if all(value is None for value in result["exact_frame"].values()) else "dreams"
+    return f"exact match {exact} with {' / '.join(counts)} {asked}, {stages}"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -35,7 +35,7 @@ from envs.world import Question, Verdict
 
 BOARDS_SEED = 0
 """Of the held-out boards and of the dreams about them: the same for all."""
-STAGE = "ppo"
+STAGE, SECONDS = "ppo", "seconds.json"
 CHECKPOINT_EVERY = 2
 """PPO iterations between checkpoints: about as many seconds of work as a kill may cost."""
 CURVE = ("exact_match", "exact_frame", "approx_kl", "max_ratio_error")
@@ -65,24 +65,32 @@ class Job(NamedTuple):
 
 
 class Clock:
-    """Seconds of work on one thing, kept in a file over restarts."""
+    """Wall and CPU seconds of work on one thing, kept in a file over restarts."""
 
     def __init__(self, path: Path):
         """Args: ``path`` of the file."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.before = float(path.read_text()) if path.exists() else 0.0
-        self.began = time.perf_counter()
+        self.before = read_seconds(path) if path.exists() else (0.0, 0.0)
+        self.began = (time.perf_counter(), time.process_time())
 
     def tick(self) -> bool:
         """Note the time; False, so that it can stand where a loop asks whether it should stop."""
-        write_atomically(self.path, str(self.seconds))
+        write_atomically(self.path, json.dumps(self.seconds))
         return False
 
     @property
-    def seconds(self) -> float:
-        """So far."""
-        return self.before + time.perf_counter() - self.began
+    def seconds(self) -> tuple[float, float]:
+        """Wall and CPU seconds so far."""
+        now = (time.perf_counter(), time.process_time())
+        wall, cpu = (b + n - a for b, n, a in zip(self.before, now, self.began, strict=True))
+        return wall, cpu
+
+
+def read_seconds(path: Path) -> tuple[float, float]:
+    """What a :class:`Clock` has noted."""
+    wall, cpu = json.loads(path.read_text())
+    return wall, cpu
 
 
 def do(job: Job) -> dict[str, Any]:
@@ -91,13 +99,13 @@ def do(job: Job) -> dict[str, Any]:
     size = {"parameters": trained_parameters(loaded.model), "flops": flops(loaded)}
     pretrain(job, loaded)
     curve, ppo_seconds = ppo(job, loaded)
-    began = time.perf_counter()
+    clock = Clock(job.work / "eval_seconds")
     measured = measure(loaded, job.dreams)
-    seconds = {"pretrain": float((job.pretrained / "seconds").read_text()), "ppo": ppo_seconds}
-    seconds["eval"] = time.perf_counter() - began
     save(loaded, job.out / "models" / job.name)
-    said = {k: job.said[k] for k in ("variant", "seed", "budget", "settings", "pretraining")}
-    result = said | size | {"seconds": {k: round(v, 1) for k, v in seconds.items()}} | measured | {"curve": curve}
+    spent = {"pretrain": read_seconds(job.pretrained / SECONDS), "ppo": ppo_seconds, "eval": clock.seconds}
+    result: dict[str, Any] = {k: job.said[k] for k in ("variant", "seed", "budget", "settings", "pretraining")} | size
+    result |= {name: {k: round(v[i], 1) for k, v in spent.items()} for i, name in enumerate(("seconds", "cpu_seconds"))}
+    result |= measured | {"curve": curve}
     write_atomically(job.out / "pieces" / f"{job.name}.json", json.dumps(result, indent=1) + "\n")
     shutil.rmtree(job.work, ignore_errors=True)
     return result
@@ -131,7 +139,7 @@ def pretrain(job: Job, loaded: Loaded) -> None:
     """Give ``loaded`` its pretrained weights; they are made now if no piece has made them before."""
     made = job.pretrained / "pretrained"
     if not made.exists():
-        clock, baseline = Clock(job.pretrained / "seconds"), baseline_of(loaded)
+        clock, baseline = Clock(job.pretrained / SECONDS), baseline_of(loaded)
         if baseline is None:
             pretrain_loop(job.run, job.pretrained, should_stop=clock.tick)
         else:
@@ -142,9 +150,9 @@ def pretrain(job: Job, loaded: Loaded) -> None:
     loaded.model.codec.trained = True
 
 
-def ppo(job: Job, loaded: Loaded) -> tuple[list[dict[str, float]], float]:
+def ppo(job: Job, loaded: Loaded) -> tuple[list[dict[str, float]], tuple[float, float]]:
     """Train ``loaded`` with PPO, from the newest checkpoint if there is one; its metrics by iteration, and seconds."""
-    clock = Clock(job.work / "seconds")
+    clock = Clock(job.work / SECONDS)
     found = newest_checkpoint(job.work / CHECKPOINTS, STAGE)
     start, curve = 0, []
     if found is not None:

@@ -27,9 +27,11 @@ from dreamrl.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
-"""Raised when older versions of dreamrl could no longer read what this one writes."""
+FORMAT_VERSION = 2
+"""Raised when what is written changes: other versions then refuse it in one line."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+DIGESTS = {"weights_sha256": WEIGHTS, "tokenizer_sha256": TOKENIZER}
+"""Field of config.json -> the file whose SHA-256 it holds."""
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(r"(?P<stage>[a-z_]+)-(?P<step>\d{8})")
 _log = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ def save_model(
     with _published(directory) as partial:
         _write_tensors(state, partial / WEIGHTS)
         tokenizer_save(partial / TOKENIZER)
-        header = {"format_version": FORMAT_VERSION, "weights_sha256": _sha256(partial / WEIGHTS)}
+        digests = {field: _sha256(partial / name) for field, name in DIGESTS.items()}
+        header = {"format_version": FORMAT_VERSION, **digests}
         assert not header.keys() & config.keys(), f"config uses reserved keys: {sorted(config)}"
         _write_json({**header, **config}, partial / CONFIG)
 
@@ -71,13 +74,13 @@ def check_model_files(directory: Path) -> dict[str, Any]:
             raise UserError(f"{directory / name} is missing; give the model/ directory of a run, or train it again")
     config = _read_json(directory / CONFIG)
     _check_version(config, directory / CONFIG)
-    digest = config.pop("weights_sha256", None)
-    if not isinstance(digest, str):
-        raise UserError(f'{directory / CONFIG} has no "weights_sha256"; it was not written by dreamrl: train it again')
-    if _sha256(directory / WEIGHTS) != digest:
-        problem = f"was damaged or changed: its SHA-256 is not the one in {CONFIG}"
-        raise UserError(f"{directory / WEIGHTS} {problem}; copy the directory again, or train it again")
-    _read_json(directory / TOKENIZER)
+    for field, name in DIGESTS.items():
+        digest = config.pop(field, None)
+        if not isinstance(digest, str):
+            raise UserError(f'{directory / CONFIG} has no "{field}"; it was not written by dreamrl: train it again')
+        if _sha256(directory / name) != digest:
+            problem = f"was damaged or changed: its SHA-256 is not the one in {CONFIG}"
+            raise UserError(f"{directory / name} {problem}; copy the directory again, or train it again")
     return config
 
 
@@ -195,8 +198,10 @@ def _check_version(config: dict[str, Any], path: Path) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f'{path} has no valid "format_version" ({version}); it was not written by dreamrl')
     if version > FORMAT_VERSION:
+        raise UserError(f"{path} has format_version {version}, this dreamrl reads {FORMAT_VERSION}: upgrade dreamrl")
+    if version < FORMAT_VERSION:
         raise UserError(
-            f"{path} has format_version {version}, this dreamrl reads up to {FORMAT_VERSION}: upgrade dreamrl"
+            f"{path} has format_version {version}, this dreamrl reads {FORMAT_VERSION}: it is older, train it again"
         )
 
 

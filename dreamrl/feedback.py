@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.errors import UserError, nearest
@@ -221,7 +222,7 @@ def _is_preference(item: dict[str, Any]) -> bool:
 def _rated(line: int, item: dict[str, Any], world: World) -> Rated:
     _check_keys(item, RATED_KEYS, ("prompt", "reward"))
     reward = item["reward"]
-    number = isinstance(reward, Real) and not isinstance(reward, bool)
+    number = isinstance(reward, int | float | np.integer | np.floating) and not isinstance(reward, bool)
     if not number or not -1 <= reward <= 1:
         raise _Problem(f'"reward" ({_show(reward)}) must be a number from -1 (bad) to 1 (good)')
     answer = _words(item, "answer") if "answer" in item else None

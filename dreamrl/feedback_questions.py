@@ -46,11 +46,11 @@ class Read(NamedTuple):
 
     def rows(self, index: Tensor) -> Read:
         """The questions at ``index`` (R,), which may repeat."""
-        parts = (self.reading.nodes, self.reading.mask, self.reading.focus_logits, self.reading.value)
+        nodes, mask, focus_logits, value, _ = self.reading
         return Read(
             [self.asked[i] for i in index.tolist()],
             self.text[index],
-            Reading(*(part[index] for part in parts)),
+            Reading(nodes[index], mask[index], focus_logits[index], value[index]),
             self.focus[index],
             Prompt(*(part[index] for part in self.prompt)),
         )
@@ -86,7 +86,7 @@ def validation_questions(loaded: Loaded, count: int, seed: int) -> list[Asked]:
 
 
 @torch.no_grad()
-def read(loaded: Loaded, asked: Sequence[Asked], seed: int) -> Read:
+def read_questions(loaded: Loaded, asked: Sequence[Asked], seed: int) -> Read:
     """Dream about the questions and choose the dream to answer from, as evaluation does."""
     parts = [_read_chunk(loaded, asked[i : i + CHUNK], i, seed) for i in range(0, len(asked), CHUNK)]
     longest = max(nodes.shape[1] for nodes, *_ in parts)
@@ -100,7 +100,7 @@ def read(loaded: Loaded, asked: Sequence[Asked], seed: int) -> Read:
 
 
 def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -> tuple[Tensor, ...]:
-    """nodes (Q, T, D) and mask (Q, T) of the dream in focus, focus, value (Q,), summary (Q, D), text (Q, L)."""
+    """Of the dream in focus nodes (Q, T, D), mask (Q, T); focus, value (Q,), summary (Q, D), text (Q, L)."""
     dreams = loaded.run.model.num_dream_sequences
     questions = [part.question for part in asked]
     imagined = imagine(loaded, questions, dreams, seed, loaded.run.eval.temperature, first=first)
@@ -113,7 +113,7 @@ def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -
 
 
 @torch.no_grad()
-def write(model: DreamingReasoningLLM, read: Read, dice: np.ndarray | None) -> Tensor:
+def write_answers(model: DreamingReasoningLLM, read: Read, dice: np.ndarray | None) -> Tensor:
     """(Q, L) tokens of answers: sampled at temperature 1 with ``dice`` (Q, L + 1) in [0, 1), or without it greedy."""
     uniform = None if dice is None else torch.from_numpy(dice).float()
     return model.answer(read.reading, read.prompt, uniform).tokens

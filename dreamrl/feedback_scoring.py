@@ -85,7 +85,7 @@ def tokens_of(
     else:
         rated = [record for record in records if isinstance(record, Rated)]
         arrays["answer"] = [words(record.answer) for record in rated]
-        arrays["reward"] = [np.float32(record.reward) for record in rated]
+        arrays["reward"] = [np.asarray(record.reward, np.float32) for record in rated]
     return {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
 
 

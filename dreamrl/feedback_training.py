@@ -22,8 +22,15 @@ from dreamrl.calibration import BOARDS, calibrate
 from dreamrl.data import RandomPlay
 from dreamrl.dreaming_config import in_range, require
 from dreamrl.feedback import Preference, Rated
-from dreamrl.feedback_questions import Read, correctness, read, training_questions, validation_questions, words_logp
-from dreamrl.feedback_questions import write as write_answers
+from dreamrl.feedback_questions import (
+    Read,
+    correctness,
+    read_questions,
+    training_questions,
+    validation_questions,
+    words_logp,
+    write_answers,
+)
 from dreamrl.feedback_scoring import Fitted, answered, fit_scorer
 from dreamrl.losses import clipped_policy_loss, reading_loss
 from dreamrl.nn.feedback_scorer import FeedbackScorer
@@ -195,7 +202,7 @@ class AnswerTrainer:
 
     @torch.no_grad()
     def measure(self, read: Read) -> dict[str, float]:
-        """Mean ``score`` and ``kl`` of a sampled answer to each question; ``correctness``: share of exact greedy ones."""
+        """Mean ``score`` and ``kl`` of one sampled answer to each question, share of exact greedy ones."""
         dice = stream(self.seed, 48).random((len(read.asked), self.loaded.run.model.max_answer_tokens + 1))
         tokens = write_answers(self.loaded.model, read, dice)
         score, _ = self.liking(read.text, tokens)
@@ -256,8 +263,8 @@ def learn(
     settings = settings or FeedbackSettings()
     records = answered(loaded, records)
     fitted = fit_scorer(loaded, records, settings.scorer_steps, seed)
-    known = read(loaded, training_questions(loaded, records, settings.questions, seed), seed)
-    unseen = read(loaded, validation_questions(loaded, settings.boards, seed), seed)
+    known = read_questions(loaded, training_questions(loaded, records, settings.questions, seed), seed)
+    unseen = read_questions(loaded, validation_questions(loaded, settings.boards, seed), seed)
     liking = standardise(loaded, fitted, known, seed)
     metrics = {"examples": len(records), "held_out": fitted.held_out, "trust": fitted.trust}
     if fitted.held_out:

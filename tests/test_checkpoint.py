@@ -163,10 +163,14 @@ def without(path, key):
         (lambda d: cut(d / "config.json", 20), "{d}/config.json is not valid JSON ("),
         (lambda d: (d / "config.json").write_bytes(b"\xff"), "{d}/config.json is not valid JSON ("),
         (lambda d: (d / "config.json").write_text("[]"), "{d}/config.json must hold a JSON object; copy"),
-        (lambda d: cut(d / "tokenizer.json", 5), "{d}/tokenizer.json is not valid JSON ("),
+        (lambda d: cut(d / "tokenizer.json", 5), "{d}/tokenizer.json was damaged or changed: its SHA-256"),
         (
             lambda d: edit(d / "config.json", format_version=FORMAT_VERSION + 1),
-            f"{{d}}/config.json has format_version {FORMAT_VERSION + 1}, this dreamrl reads up to {FORMAT_VERSION}: up",
+            f"{{d}}/config.json has format_version {FORMAT_VERSION + 1}, this dreamrl reads {FORMAT_VERSION}: up",
+        ),
+        (
+            lambda d: edit(d / "config.json", format_version=1),
+            f"{{d}}/config.json has format_version 1, this dreamrl reads {FORMAT_VERSION}: it is older, train it again",
         ),
         (lambda d: edit(d / "config.json", format_version="1"), '{d}/config.json has no valid "format_version" (1)'),
         (

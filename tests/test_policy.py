@@ -1,14 +1,12 @@
 """The policy on boards of several sizes at once: scoring finds what sampling did, groups change nothing."""
 
-import copy
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dreamrl import policy
+from dreamrl.columns import ACTION_LOGP, ACTIONS, DREAM_LOGP, DREAM_VALUE, VF_PREDS
 from dreamrl.judge import Judge
 from dreamrl.losses import prompt_rows
 from envs.questions import stream
@@ -22,11 +20,21 @@ def tensors(obs):
     return {k: torch.from_numpy(v) for k, v in obs.items()}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["greedy results", "sampled results"])
-def model(loaded, request):
-    model = copy.deepcopy(loaded.model)
-    model.config = dataclasses.replace(model.config, stochastic_results=request.param)
-    return model
+KINDS = {
+    "greedy results": {},
+    "sampled results": {"stochastic_results": True},
+    "memory": {"use_dream_memory": True, "expert_types": ("temporal", "causal"), "stochastic_results": True},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+def loaded(make_loaded, request):
+    return make_loaded(model=request.param)
+
+
+@pytest.fixture
+def model(loaded):
+    return loaded.model
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def dice(batch, seed):
 @torch.no_grad()
 def episodes(model, batch):
     """(observation, prompt, action, dreams, answers) of every step until all questions are answered."""
-    prompt = model.input_tokenizer(torch.from_numpy(batch.tokens))
+    prompt = model.ask(tensors(batch.asked()))
     length = model.config.max_answer_tokens
     while (batch.phase != Phase.OVER).any():
         obs = tensors(batch.observation())
@@ -94,25 +102,17 @@ def test_size_groups_equal_padded_rows(model, batch):
             continue
         q, n = dreams.question, dreams.dream
         step = obs["step"].long()[q]
+        rows = (obs["frames"].long()[q, n, step], obs["grid"].long()[q], step, n, prompt_rows(prompt, q))
+        past = (obs["frames"].long()[q, n], obs["actions"].long()[q, n])
         out = model.dream_step(
-            obs["frames"].long()[q, n, step],
-            obs["grid"].long()[q],
-            step,
-            n,
-            prompt_rows(prompt, q),
+            *rows,
+            past=past,
             taken=(action["action"][q, n], action["result"][q, n], action["belief"][q, n]),
         )
         torch.testing.assert_close(dreams.logp, out.logp, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(dreams.value, out.value, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(dreams.routing.probs, out.routing.probs, atol=1e-5, rtol=1e-5)
-        sampled = model.dream_step(
-            obs["frames"].long()[q, n, step],
-            obs["grid"].long()[q],
-            step,
-            n,
-            prompt_rows(prompt, q),
-            uniform=dice(batch, int(batch.step_index.sum()))[q, n],
-        )
+        sampled = model.dream_step(*rows, past=past, uniform=dice(batch, int(batch.step_index.sum()))[q, n])
         assert torch.equal(sampled.action, action["action"][q, n])
         assert torch.equal(sampled.result, action["result"][q, n])
         assert torch.equal(sampled.belief, action["belief"][q, n])
@@ -122,12 +122,12 @@ def test_size_groups_equal_padded_rows(model, batch):
 def test_only_active_dreams_act_and_only_real_patches_are_painted(model, batch):
     ended = 0
     for obs, _, action, dreams, _ in episodes(model, batch):
-        active = (obs["active"] == 1) & (obs["phase"] == policy.DREAM).unsqueeze(1)
+        active = (obs["active"] == 1) & (obs["phase"] == Phase.DREAM).unsqueeze(1)
         found = torch.zeros_like(active)
         if dreams is not None:
             found[dreams.question, dreams.dream] = True
         assert torch.equal(found, active)
-        ended += int((~active[obs["phase"] == policy.DREAM]).sum())
+        ended += int((~active[obs["phase"] == Phase.DREAM]).sum())
         for index, question in enumerate(batch.questions):
             size = question.scene.grid[0] * question.scene.grid[1]
             painted = action["result"][index][active[index]]
@@ -140,7 +140,7 @@ def test_only_active_dreams_act_and_only_real_patches_are_painted(model, batch):
 @torch.no_grad()
 def test_losses_against_the_truth_by_hand(model, batch):
     obs = tensors(batch.observation())
-    prompt = model.input_tokenizer(torch.from_numpy(batch.tokens))
+    prompt = model.ask(obs)
     action = policy.empty_action(obs, 12)
     generator = np.random.default_rng(0)
     truth = {
@@ -158,6 +158,7 @@ def test_losses_against_the_truth_by_hand(model, batch):
             torch.tensor([0]),
             torch.tensor([n]),
             prompt_rows(prompt, one),
+            past=(obs["frames"][one, n, :0].long(), obs["actions"][one, n, :0].long()),
             taken=(action["action"][one, n], action["result"][one, n, :size], action["belief"][one, n]),
         )
         fair = float(truth["sound"][q, n])
@@ -167,7 +168,37 @@ def test_losses_against_the_truth_by_hand(model, batch):
         assert float(rows.belief_loss[i]) == pytest.approx(float(belief) * fair, rel=1e-4)
 
 
-def test_size_groups_partition_the_rows():
-    grid = torch.tensor([[3, 3], [4, 4], [2, 8], [3, 3], [3, 4], [8, 2]])
-    groups = {size: rows.tolist() for rows, size in policy.size_groups(grid)}
-    assert groups == {9: [0, 3], 12: [4], 16: [1, 2, 5]}
+@torch.no_grad()
+def test_acting_adds_up_what_was_sampled(model, batch):
+    """``act`` against dreams and answers one by one, and ``score`` on what it did."""
+    seen = set()
+    length = model.config.max_answer_tokens
+    while (batch.phase != Phase.OVER).any():
+        obs = tensors(batch.observation())
+        seed = int(batch.step_index.sum())
+        words = torch.rand(4, length + 1, generator=torch.Generator().manual_seed(seed))
+        out = policy.act(model, obs, dice(batch, seed), words)
+        action, prompt = policy.empty_action(obs, length), model.ask(obs)
+        dreams = policy.dream(model, obs, prompt, action, dice(batch, seed))
+        answers = policy.answer(model, obs, prompt, action, words, sample=True)
+        assert all(torch.equal(action[k], out[ACTIONS][k]) for k in action)
+        logp, value = torch.zeros(2, 4, DREAMS)
+        whole_logp, whole_value = torch.zeros(2, 4)
+        for rows, place in ((dreams, lambda r, i: (r.question[i], r.dream[i])), (answers, None)):
+            for i in range(0 if rows is None else len(rows.logp)):
+                whole_logp[rows.question[i]] += rows.logp[i]
+                whole_value[rows.question[i]] += rows.value[i]
+                if place is not None:
+                    logp[place(rows, i)], value[place(rows, i)] = rows.logp[i], rows.value[i]
+        for name, expected in (
+            (DREAM_LOGP, logp), (DREAM_VALUE, value), (ACTION_LOGP, whole_logp), (VF_PREDS, whole_value)
+        ):  # fmt: skip
+            torch.testing.assert_close(out[name], expected, msg=name)
+        scored = policy.score(model, obs, out[ACTIONS])
+        for rows, own in ((dreams, scored.dreams), (answers, scored.answers)):
+            assert (rows is None) == (own is None)
+            if rows is not None:
+                seen.add(type(rows).__name__)
+                torch.testing.assert_close(own.logp, rows.logp, atol=1e-5, rtol=1e-5)
+        batch.step({k: v.numpy() for k, v in action.items()})
+    assert seen == {"DreamRows", "AnswerRows"}

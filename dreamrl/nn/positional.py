@@ -6,8 +6,8 @@
 - alibi: a penalty on attention that grows with distance (Press et al. 2022, arXiv:2108.12409).
 - learned: a table of absolute positions that is added to the tokens.
 
-On the grid rotary positions give half of each head to rows and half to columns, and distance is counted along
-rows and columns.
+On the grid rotary positions give half of each head to rows and half to columns, distance is counted along rows
+and columns, and alibi adds the learned tables of rows and columns too, because distance has no direction.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class GridPositions(nn.Module):
         assert kind in POSITIONS, kind
         self.kind, self.heads, self.head_dim = kind, heads, dim // heads
         self.yarn_factor, self.max_length = yarn_factor, max_length
-        if kind == "learned":
+        # Distance alone cannot tell left from right: a mirrored picture would have the mirrored result, always.
+        self.has_tables = kind in ("learned", "alibi")
+        if self.has_tables:
             self.row, self.column = nn.Embedding(MAX_GRID_SIDE, dim), nn.Embedding(MAX_GRID_SIDE, dim)
             for table in (self.row, self.column):  # small: at first a patch is what its code says
                 nn.init.normal_(table.weight, std=0.1)
@@ -73,17 +75,22 @@ class GridPositions(nn.Module):
         A row or column past the last learned one is taken for the last.
         """
         row, column = grid_cells(columns, length)
-        if self.kind == "learned":
+        if self.has_tables:
             last = MAX_GRID_SIDE - 1
-            return self.row(row.clamp(max=last)) + self.column(column.clamp(max=last)), Places()
-        if self.kind == "alibi":
-            down, right = (axis.unsqueeze(2) - axis.unsqueeze(1) for axis in (row, column))  # (B, P, P)
-            return None, Places(bias=alibi_bias(down.abs() + right.abs(), self.heads))
+            added = self.row(row.clamp(max=last)) + self.column(column.clamp(max=last))
+            return added, Places(bias=self._bias(row, column))
         if self.kind == "rope":
             return None, Places(grid_angles(columns, length, self.head_dim))
         frequencies = yarn_frequencies(self.head_dim // 2, GRID_BASE, self.max_length, self.yarn_factor, row.device)
         angles = torch.cat([axis.unsqueeze(-1) * frequencies for axis in (row, column)], dim=-1)
         return None, Places(angles, sharpness=yarn_sharpness(self.yarn_factor))
+
+    def _bias(self, row: Tensor, column: Tensor) -> Tensor | None:
+        """With alibi: (B, heads, P, P) penalty on Manhattan distance."""
+        if self.kind != "alibi":
+            return None
+        down, right = (axis.unsqueeze(2) - axis.unsqueeze(1) for axis in (row, column))  # (B, P, P)
+        return alibi_bias(down.abs() + right.abs(), self.heads)
 
 
 class TextPositions(nn.Module):

@@ -230,10 +230,11 @@ def test_learned_text_positions_are_a_table_whose_last_row_goes_on():
         assert torch.equal(found, positions.table.weight[row])
 
 
-def test_learned_grid_positions_are_a_row_and_a_column():
-    positions, widths = GridPositions("learned", 8, 2), [3, 40]
+@pytest.mark.parametrize("kind", ["learned", "alibi"])
+def test_learned_grid_positions_are_a_row_and_a_column(kind):
+    positions, widths = GridPositions(kind, 8, 2), [3, 40]
     added, places = positions(torch.tensor(widths), 120)
-    assert places == Places()
+    assert places.angles is None and (places.bias is None) == (kind == "learned")
     for board, width in enumerate(widths):
         for place in (0, 1, 2, 3, 7, 38, 39, 40, 119):
             row, column = divmod(place, width)
@@ -257,6 +258,22 @@ def test_order_matters_and_absolute_place_only_if_learned(kind):
     swapped = [0, 1, 2, 4, 3, 5]
     assert (read([0, 1, 2, 3, 4, 5], x[:, swapped])[:, swapped] - here).abs().max() > 1e-4
     torch.testing.assert_close(read(swapped, x[:, swapped])[:, swapped], here, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_no_kind_confuses_directions_on_the_grid(kind):
+    """If a mirrored or transposed picture always had the mirrored or transposed result, no move could be learned."""
+    torch.manual_seed(0)
+    positions, block, board = GridPositions(kind, 16, 2, 2.0), Block(16, 2), randn(4, 4, 16)
+    added, places = positions(torch.tensor([4]), 16)
+
+    def read(cells):
+        x = cells.reshape(1, 16, 16)
+        return block(x if added is None else x + added, places=places).view(4, 4, 16)
+
+    for turn in (lambda x: x.flip(0), lambda x: x.flip(1), lambda x: x.transpose(0, 1), lambda x: x.flip(0, 1)):
+        assert (turn(read(turn(board))) - read(board)).abs().max() > 1e-2
 
 
 @torch.no_grad()
@@ -314,7 +331,7 @@ def test_the_bench_learns_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(context, "TOKENS_PER_STEP", 512)
     found = context.bench(("rope", "rope+yarn"), 20, 0, tmp_path)
     untrained = context.measure(context.ContextModel("rope"), 64, 2)["loss"]
-    assert found["rope"]["zero_shot"]["64"]["loss"] < untrained - 0.5
+    assert found["rope"]["zero_shot"]["64"]["loss"] < untrained - 0.3
     assert found["rope"]["zero_shot"] != found["rope+yarn"]["zero_shot"]
     assert len(list(tmp_path.glob("*.safetensors"))) == 1, "yarn stretches the model that rope trained"
     file = tmp_path / "rope-20-0.json"

@@ -52,7 +52,7 @@ def test_sampled_frequencies_are_the_probabilities_of_the_nucleus(heat, top_p):
     expected = torch.tensor([p / total if c in kept else 0.0 for c, p in enumerate(probabilities)])
     found = drawn.bincount(minlength=6) / count
     torch.testing.assert_close(found, expected, atol=2 / count, rtol=0)
-    assert ((found > 0) == (expected > 0)).all()
+    assert (found[expected == 0] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,8 @@ def test_sampled_frequencies_are_the_probabilities_of_the_nucleus(heat, top_p):
         (0.41, [1, 3]),
         (0.69, [1, 3]),
         (0.71, [0, 1, 3]),
-        (0.9, [0, 1, 2, 3]),
+        (0.89, [0, 1, 3]),
+        (0.91, [0, 1, 2, 3]),
         (1.0, [0, 1, 2, 3]),
     ],
 )

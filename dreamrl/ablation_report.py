@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit  # quantiles of Student's t
 
 from dreamrl.errors import UserError
 from dreamrl.terminal import format_seconds
@@ -40,36 +41,12 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return results
 
 
-def student_cdf(t: float, degrees: int) -> float:
-    """P(T <= t) of Student's t with a whole number of ``degrees`` (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(degrees))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    total = term = cosine if degrees % 2 else 1.0
-    for k in range(3 if degrees % 2 else 2, degrees - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    if degrees % 2 == 0:
-        inside = sine * total
-    else:
-        inside = 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
-    return 0.5 + inside / 2
-
-
-def student_quantile(degrees: int, level: float = LEVEL) -> float:
-    """The t that Student's t with ``degrees`` stays within, on both sides, with probability ``level``."""
-    low, high = 0.0, 1e6
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if 2 * student_cdf(middle, degrees) - 1 < level else (low, middle)
-    return high
-
-
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and half the width of its 95% interval by Student's t; None for a single value."""
     count = len(values)
     if count < 2:
         return float(np.mean(values)), None
-    half = student_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return float(np.mean(values)), half
 
 

@@ -202,6 +202,7 @@ def intervene(
                 untrained=fresh.texts[index],
                 agreed=case.answer in right_answers(world, case.question, case.dreams),
                 kept=int(after.focus[index]) in edit.home,
+                none=not intervention.control and edit.right == right_answers(world, case.question, []),
             )
             tallies[name].trials.append(trial)
             show(Pair(name, index, edit.right, (imagined, before), (edited, after)))

@@ -34,7 +34,7 @@ from envs.world import Question, Split, World, random_play, roll
 
 QUESTIONS = 16
 """Questions of an update; each has num_dream_sequences dreams."""
-LR = 2e-3
+LR = 4e-3
 WEIGHT_DECAY = 0.01
 GRAD_CLIP = 1.0
 PREDICT_SHARE = 0.3

@@ -3,6 +3,8 @@
 Two numbers say what the rate ``predicted`` is worth: ``untrained``, the same rate when the edited dreams are read by
 a reader with fresh weights, and ``chance``, that of answers which were given to other edited questions. The controls
 predict that nothing changes. That holds for an untrained reader, too: they mean something beside the rest only.
+Where many edits predict that no dream supports an answer (the share ``none``), a reader that says so whenever it is
+in doubt does well: ``other`` is the rate among the rest, where another answer is predicted.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class Trial:
     """Whether the answer before the edit was what the unedited dreams support."""
     kept: bool
     """Whether the answer is still read from the same place, now the edited dream."""
+    none: bool
+    """Whether the edit predicts what is said when no dream supports an answer."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +71,9 @@ def summarise(tally: Tally, resamples: int) -> dict[str, Any]:
         if name in ("predicted", "changed"):
             rates[f"{name}_ci"] = list(bootstrap_interval(np.array(values), resamples, seed=0)) if values else None
     rates["chance"] = chance(tally.trials) if tally.trials else None
+    other = [t.after in t.right for t in tally.trials if not t.none]
+    rates["none"] = 1 - len(other) / len(tally.trials) if tally.trials else None
+    rates["other"] = float(np.mean(other)) if other else None
     return rates
 
 
@@ -76,19 +83,19 @@ def print_result(result: dict[str, Any]) -> None:
     def rate(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    header = ("edit", "cases", "predicted", "95%", "changed", "kept", "before", "untrained", "chance")
+    columns = ("changed", "kept", "before", "untrained", "chance", "none", "other")
     rows = []
     for name, found in result["interventions"].items():
         ci = found["predicted_ci"]
         interval = "-" if ci is None else f"[{ci[0]:.3f}, {ci[1]:.3f}]"
-        rest = [rate(found[key]) for key in ("changed", "kept", "before", "untrained", "chance")]
+        rest = [rate(found[key]) for key in columns]
         rows.append((name, str(found["cases"]), rate(found["predicted"]), interval, *rest))
-    result_table(rows, header)
+    result_table(rows, ("edit", "cases", "predicted", "95%", *columns))
     reasons = [
         (name, LEFT_OUT[why], str(n)) for name, f in result["interventions"].items() for why, n in f["left_out"].items()
     ]
     if reasons:
         print()
         result_table(reasons, ("edit", "left out because", "questions"))
-    for path in result.get("saved", []):
-        print(path)
+    if result.get("saved"):
+        print(f"\n{len(result['saved'])} filmstrips, such as {result['saved'][0]}")

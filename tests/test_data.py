@@ -8,7 +8,7 @@ import torch
 
 from dreamrl.data import CORRUPTED_SHARE, RandomPlay
 from envs.world import Outcome, QuestionKind, Split, roll
-from envs.worlds.frozen_lake import NO_PLAN, FrozenLake, outcome_text, parse_plan, split_of
+from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, outcome_text, parse_plan, split_of
 
 SCENES = 40
 
@@ -61,6 +61,9 @@ def test_workers_share_the_batch_of_one(make, workers):
     parts = [make().batch(1, 12, rank, workers) for rank in range(workers)]
     dreams = make().config.model.num_dream_sequences
     for name, tensor in whole.items():
+        if name == "noise_seed":  # every worker hides other things
+            assert len({int(part[name]) for part in parts}) == workers
+            continue
         rows = dreams if name.startswith("pair_") else 1
         for rank, part in enumerate(parts):
             expected = tensor.unflatten(0, (12, rows))[rank::workers].flatten(0, 1)
@@ -144,6 +147,15 @@ def test_focus_and_answer_equal_brute_force(drawn):
     assert min(kinds.values()) > 3
 
 
+def test_both_wordings_of_a_plan_are_taught(make):
+    data = make(predict_share=0.0)
+    answers = [data.text.decode(a) for index in range(8) for a in data.batch(index, SCENES)["answer"].tolist()]
+    plans = [answer for answer in answers if len(parse_plan(answer)) > 1]
+    then = [plan for plan in plans if " then " in plan]
+    assert len(plans) > 20 and 0.25 < len(then) / len(plans) < 0.75
+    assert not any(", " in plan for plan in then)
+
+
 def test_returns_are_discounted_successes(drawn):
     data, batch, asked, _ = drawn
     paid = 0
@@ -217,6 +229,24 @@ def test_inverse_pairs_are_explained_by_their_action_or_by_none(make):
                 wrong.append((scene.desc, state, reachable.index(result)))
     assert none / total == pytest.approx(CORRUPTED_SHARE, abs=0.05)
     assert not wrong, f"{len(wrong)} of {none} pairs of class none are what an action does, e.g. {wrong[0]}"
+
+
+def test_first_moves_in_words_and_the_picture_are_there_when_the_model_asks_for_them(loaded, tile_codec):
+    model = dataclasses.replace(loaded.run.model, use_contrastive_loss=True, vision_backbone="lite")
+    plain = RandomPlay(loaded.run, WatchedLake(), loaded.text, tile_codec).batch(2, 8)
+    data = RandomPlay(dataclasses.replace(loaded.run, model=model), WatchedLake(), loaded.text, tile_codec)
+    batch = data.batch(2, 8)
+    assert batch.keys() - plain.keys() == {"moves", "pixels", "picture_size"}
+    assert all(torch.equal(batch[k], plain[k]) for k in plain)
+    assert batch["pixels"].shape == (8, 1, 64, 64, 3)
+    for index, (question, _) in enumerate(data.world.asked):
+        moves = batch["actions"][index, 0, : batch["lengths"][index, 0]].tolist()
+        assert data.text.decode(batch["moves"][index].tolist()) == ", ".join(ACTIONS[a] for a in moves)
+        frame = torch.from_numpy(question.scene.frame(question.scene.start))
+        height, width = frame.shape[:2]
+        assert batch["picture_size"][index].tolist() == [[height, width]]
+        assert torch.equal(batch["pixels"][index, 0, :height, :width], frame)
+        assert not batch["pixels"][index, 0, height:].any() and not batch["pixels"][index, 0, :, width:].any()
 
 
 def test_some_inverse_pairs_are_teleports(make):

@@ -103,7 +103,7 @@ def test_size_groups_equal_padded_rows(model, batch):
         q, n = dreams.question, dreams.dream
         step = obs["step"].long()[q]
         rows = (obs["frames"].long()[q, n, step], obs["grid"].long()[q], step, n, prompt_rows(prompt, q))
-        past = (obs["frames"].long()[q, n], obs["actions"].long()[q, n])
+        past = (obs["frames"].long()[q, n, :-1], obs["actions"].long()[q, n])
         out = model.dream_step(
             *rows,
             past=past,
@@ -182,18 +182,17 @@ def test_acting_adds_up_what_was_sampled(model, batch):
         dreams = policy.dream(model, obs, prompt, action, dice(batch, seed))
         answers = policy.answer(model, obs, prompt, action, words, sample=True)
         assert all(torch.equal(action[k], out[ACTIONS][k]) for k in action)
-        logp, value = torch.zeros(2, 4, DREAMS)
-        whole_logp, whole_value = torch.zeros(2, 4)
-        for rows, place in ((dreams, lambda r, i: (r.question[i], r.dream[i])), (answers, None)):
-            for i in range(0 if rows is None else len(rows.logp)):
-                whole_logp[rows.question[i]] += rows.logp[i]
-                whole_value[rows.question[i]] += rows.value[i]
-                if place is not None:
-                    logp[place(rows, i)], value[place(rows, i)] = rows.logp[i], rows.value[i]
-        for name, expected in (
-            (DREAM_LOGP, logp), (DREAM_VALUE, value), (ACTION_LOGP, whole_logp), (VF_PREDS, whole_value)
-        ):  # fmt: skip
-            torch.testing.assert_close(out[name], expected, msg=name)
+        expected = {DREAM_LOGP: torch.zeros(4, DREAMS), DREAM_VALUE: torch.zeros(4, DREAMS)}
+        expected |= {ACTION_LOGP: torch.zeros(4), VF_PREDS: torch.zeros(4)}
+        for rows in (dreams, answers):
+            for i, q in enumerate([] if rows is None else rows.question.tolist()):
+                expected[ACTION_LOGP][q] += rows.logp[i]
+                expected[VF_PREDS][q] += rows.value[i]
+                if rows is dreams:
+                    expected[DREAM_LOGP][q, rows.dream[i]] = rows.logp[i]
+                    expected[DREAM_VALUE][q, rows.dream[i]] = rows.value[i]
+        for name in expected:
+            torch.testing.assert_close(out[name], expected[name], msg=name)
         scored = policy.score(model, obs, out[ACTIONS])
         for rows, own in ((dreams, scored.dreams), (answers, scored.answers)):
             assert (rows is None) == (own is None)

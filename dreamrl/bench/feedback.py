@@ -26,7 +26,7 @@ from dreamrl.process import settle
 from dreamrl.saving import Loaded, load_pretrained
 from dreamrl.statistics import bootstrap_interval
 from envs.questions import stream
-from envs.world import Question, QuestionKind, Scene, Split
+from envs.world import QuestionKind, Scene, Split
 from envs.worlds.frozen_lake import parse_plan, plan_text
 
 KINDS = ("preferences", "ratings", "shuffled")
@@ -61,11 +61,9 @@ def examples(loaded: Loaded, kind: str, liked: int, count: int, seed: int) -> li
 def shortest(scene: Scene, num_actions: int, rng: np.random.Generator) -> list[int]:
     """A random one of the shortest plans."""
     state, plan = scene.start, []
-    while scene.distance(state):
-        distance = scene.distance(state)
+    while distance := scene.distance(state):
         after = [scene.step(state, action)[0] for action in range(num_actions)]
-        best = [a for a, s in enumerate(after) if scene.distance(s) is not None and scene.distance(s) == distance - 1]
-        plan.append(int(rng.choice(best)))
+        plan.append(int(rng.choice([a for a, s in enumerate(after) if scene.distance(s) == distance - 1])))
         state = after[plan[-1]]
     return plan
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamrl.nn.layers import mlp
-
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 
 
 class ContrastiveHead(nn.Module):
     """Projections of both sides, and the temperature of their similarities.
+
+    Both are linear: with a hidden layer on the left it learned more slowly and found no more of the right pictures.
 
     Args:
         dim: channels D.
@@ -30,8 +30,7 @@ class ContrastiveHead(nn.Module):
     def __init__(self, dim: int, temperature: float):
         """See the class."""
         super().__init__()
-        # What an action does depends on what is seen, so the sum of the two needs more than a linear map.
-        self.left = mlp(dim, 2 * dim, dim)
+        self.left = nn.Linear(dim, dim, bias=False)
         self.right = nn.Linear(dim, dim, bias=False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
@@ -52,6 +51,9 @@ def contrastive_loss(
 
     With unit vectors l_i and r_j of R pairs and temperature t, s_ij = l_i . r_j / t:
     loss = -1/2R sum_i (log softmax_j(s_ij)[i] + log softmax_j(s_ji)[i]).
+
+    Several pairs should begin with the same picture: if each has a board of its own, the board alone tells which
+    result is right, and what the actions do is learned half as well.
 
     Args:
         left: (R, D) what is seen with the action in words.

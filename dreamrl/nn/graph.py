@@ -11,7 +11,7 @@ no module is compiled into a file in the temporary directory of every process.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -284,12 +284,3 @@ class LearnedEdges(nn.Module):
         pair = real.unsqueeze(2) & real.unsqueeze(1)  # (Q, N T, N T)
         pair = pair & ~torch.eye(dreams * steps, dtype=torch.bool, device=x.device)
         return score.masked_fill(~pair.unsqueeze(1), float("-inf"))
-
-
-def __getattr__(name: str) -> Any:
-    # model.py still imports GraphReasoner from here; the module that defines it imports this one.
-    if name == "GraphReasoner":
-        from dreamrl.nn.graph_reasoner import GraphReasoner
-
-        return GraphReasoner
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

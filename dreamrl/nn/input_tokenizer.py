@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamrl.dreaming_config import DreamingConfig
+from dreamrl.errors import UserError
 from dreamrl.nn.layers import AttentionPool, Block
 from dreamrl.nn.picture_reader import Looked, PictureReader, Pictures
 from dreamrl.nn.positional import GridPositions, TextPositions
@@ -94,7 +95,7 @@ class InputTokenizer(nn.Module):
         noise = None
         if generator is not None and (self.token_masking > 0 or self.embedding_dropout > 0):
             noise = Noise(self.token_masking, self.embedding_dropout, generator)
-        looked = None if pictures is None else self._look(pictures)
+        looked = None if pictures is None or not pictures.mask.any() else self._look(pictures)
         asked = text if looked is None else torch.cat([text, looked.which], dim=1)
         rows = None
         if noise is None:
@@ -141,7 +142,7 @@ class InputTokenizer(nn.Module):
 
     def _look(self, pictures: Pictures) -> Looked:
         if not hasattr(self, "pictures"):
-            raise ValueError('this model cannot look at pictures: its model.vision_backbone is "none"')
+            raise UserError('this model cannot look at pictures: its model.vision_backbone is "none"')
         return self.pictures(pictures)
 
     def _show(self, looked: Looked, which: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:

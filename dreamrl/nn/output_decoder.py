@@ -84,7 +84,7 @@ class OutputDecoder(nn.Module):
         Args:
             memory: (Q, M, D) tokens of :meth:`memory`.
             memory_mask: (Q, M).
-            length: tokens that there is room for.
+            length: tokens that there is room for; may be more than in training.
         """
         room = self.place.num_embeddings if length is None else length
         blocks = [block.start(memory, room) for block in cast("Iterable[Block]", self.blocks)]
@@ -106,7 +106,8 @@ class OutputDecoder(nn.Module):
 
     def _embed(self, inputs: Tensor, positions: Tensor, keys: Tensor) -> tuple[Tensor, Places]:
         """``inputs`` (Q, L) at ``positions`` (L,), reading tokens at ``keys`` (M,) -> (Q, L, D) and their places."""
-        x = self.text(inputs) + self.place(positions)
+        # Past the longest answer in training, tokens share the last learned place; attention still tells them apart.
+        x = self.text(inputs) + self.place(positions.clamp(max=self.place.num_embeddings - 1))
         added, places = self.positions(positions, keys)
         return x if added is None else x + added, places
 

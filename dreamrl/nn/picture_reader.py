@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dreamrl.dreaming_config import DreamingConfig
+from dreamrl.errors import UserError
 from dreamrl.nn.vision import VisionBackbone
 from dreamrl.nn.vision_models import NUM_LEVELS
 
@@ -27,21 +26,6 @@ class Pictures(NamedTuple):
     pixels: Tensor
     mask: Tensor
     size: Tensor | None = None
-
-
-def stack_pictures(prompts: Sequence[Sequence[np.ndarray]]) -> Pictures:
-    """The pictures (H, W, 3) uint8 of each prompt, any number of any sizes, as one batch."""
-    most = max((len(pictures) for pictures in prompts), default=0)
-    sides = [picture.shape[:2] for pictures in prompts for picture in pictures]
-    height, width = (max((side[axis] for side in sides), default=1) for axis in (0, 1))
-    pixels = torch.zeros(len(prompts), most, height, width, 3, dtype=torch.uint8)
-    size = torch.zeros(len(prompts), most, 2, dtype=torch.long)
-    for q, pictures in enumerate(prompts):
-        for k, picture in enumerate(pictures):
-            rows, columns = picture.shape[:2]
-            size[q, k] = torch.tensor((rows, columns))
-            pixels[q, k, :rows, :columns] = torch.tensor(picture)
-    return Pictures(pixels, size[..., 0] > 0, size)
 
 
 class Looked(NamedTuple):
@@ -73,11 +57,9 @@ class PictureReader(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, pictures: Pictures) -> Looked:
-        """Look at every different picture that is there."""
+        """Look at every different picture that is there, at least one."""
         if pictures.mask.shape[1] > MAX_PICTURES:
-            raise ValueError(
-                f"{pictures.mask.shape[1]} pictures in one prompt; at most {MAX_PICTURES} can be told apart"
-            )
+            raise UserError(f"{pictures.mask.shape[1]} pictures in one prompt; give at most {MAX_PICTURES}")
         pixels = pictures.pixels[pictures.mask]  # (n, H, W, 3)
         if pictures.size is None:
             size = torch.tensor(pixels.shape[1:3], device=pixels.device).expand(len(pixels), 2)
@@ -91,7 +73,7 @@ class PictureReader(nn.Module):
             parts.append(self.look(different))
             shown[rows] = inverse + found
             found += len(different)
-        which = torch.full_like(pictures.mask, 0, dtype=torch.long).masked_fill(~pictures.mask, found)
+        which = torch.full_like(pictures.mask, found, dtype=torch.long)
         which[pictures.mask] = shown
         return Looked(*self._stack(parts), which)
 
@@ -110,7 +92,7 @@ class PictureReader(nn.Module):
 
     def _stack(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Pictures with different numbers of tokens, and one with none, padded to the longest."""
-        longest = max((part.shape[1] for part in parts), default=0)
+        longest = max(part.shape[1] for part in parts)
         rows = sum(len(part) for part in parts) + 1
         tokens = self.level.weight.new_zeros(rows, longest, self.level.embedding_dim)
         mask = torch.zeros(rows, longest, dtype=torch.bool, device=tokens.device)

@@ -109,11 +109,12 @@ def test_sparsemax_reads_nothing_of_some_tokens_and_softmax_something_of_all():
     assert 0.1 < shares["sparsemax"] < 0.9
 
 
-def test_a_token_that_may_read_nothing_reads_zeros_with_finite_gradients(attention):
-    x = randn(2, 4, 12).requires_grad_()
-    mask = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+@pytest.mark.parametrize("name", PLACES)
+def test_a_token_that_may_read_nothing_reads_zeros_with_finite_gradients(attention, name):
+    x = randn(2, 5, 12).requires_grad_()
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     mask[1, :, 2] = False
-    out = attention(x, mask=mask)
+    out = attention(x, mask=mask, places=PLACES[name])
     assert (out[1, 2] == 0).all() and (out[1, [0, 1, 3]] != 0).all()
     out.square().sum().backward()
     assert x.grad.isfinite().all()

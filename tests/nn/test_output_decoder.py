@@ -107,15 +107,27 @@ def new_decoder(room=12, **settings):
 def test_writing_with_a_cache_equals_writing_without(kind, normaliser):
     decoder = new_decoder(positions=kind, attention=normaliser, yarn_factor=2.0)
     memory, mask = randn(3, 6, 16), torch.arange(6) < torch.tensor([[6], [2], [4]])
-    words = torch.randint(3, 300, (3, 12), generator=torch.Generator().manual_seed(1))
+    words = torch.randint(3, 300, (3, 20), generator=torch.Generator().manual_seed(1))
     plain = decoder(words, memory, mask)
-    cache = decoder.start(memory, mask)
-    for place in range(12):
-        found = decoder.step(words[:, place : place + 1], cache)
+    cache, longer = decoder.start(memory, mask), decoder.start(memory, mask, 20)
+    for place in range(20):
+        found = decoder.step(words[:, place : place + 1], longer)
         torch.testing.assert_close(found, plain[:, place], atol=1e-4, rtol=1e-4)
-    assert cache.length == 12
-    with pytest.raises(IndexError):
+        if place < 12:
+            assert torch.equal(decoder.step(words[:, place : place + 1], cache), found)
+    assert (cache.length, longer.length) == (12, 20)
+    with pytest.raises(AssertionError, match="no room for 13 tokens"):
         decoder.step(words[:, :1], cache)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in POSITIONS if kind != "learned"])
+def test_words_past_the_longest_answer_are_told_apart(kind):
+    decoder, mask = new_decoder(positions=kind, yarn_factor=2.0), torch.ones(1, 6, dtype=torch.bool)
+    words = torch.randint(3, 300, (1, 20), generator=torch.Generator().manual_seed(1))
+    swapped = words.clone()
+    swapped[0, [14, 16]] = words[0, [16, 14]]
+    changed = decoder(swapped, randn(1, 6, 16), mask) - decoder(words, randn(1, 6, 16), mask)
+    assert changed[0, -1].abs().max() > 1e-3
 
 
 def test_two_caches_do_not_mix_and_steps_need_no_gradient():

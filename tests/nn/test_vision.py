@@ -130,7 +130,8 @@ def test_colours_come_from_the_preprocessor_if_it_says_them(saved):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (96, 64), (50, 37), (4, 4), (1, 1)])
 def test_three_levels_each_half_as_fine(kind, height, width):
-    rows, columns = -(-height // 4), -(-width // 4)
+    finest = 8 if kind in ("vit", "clip") else 4
+    rows, columns = -(-height // finest), -(-width // finest)
     for stride, level in zip((1, 2, 4), backbone(kind)(pictures(height, width)), strict=True):
         assert level.shape == (2, -(-rows // stride) * -(-columns // stride), 16)
         assert level.isfinite().all()
@@ -157,13 +158,13 @@ def test_every_weight_is_used_and_every_state_is_a_weight(kind):
 def test_tokens_say_where_things_are(kind):
     """A white square that moves changes every level, and on a blank picture no two tokens are equal."""
     own = backbone(kind)
-    pixels = torch.zeros(2, 3, 32, 32)
-    pixels[0, :, 8:12, 8:12] = 1
-    pixels[1, :, 8:12, 16:20] = 1
+    pixels = torch.zeros(2, 3, 64, 64)
+    pixels[0, :, 8:16, 8:16] = 1
+    pixels[1, :, 8:16, 40:48] = 1
     with torch.no_grad():
         for level in own(pixels):
             assert not torch.allclose(level[0], level[1], atol=1e-3)
-        blank = own(torch.zeros(1, 3, 32, 32))
+        blank = own(torch.zeros(1, 3, 64, 64))
     for level in blank:
         apart = torch.cdist(level[0], level[0]) + 9 * torch.eye(level.shape[1])
         assert apart.min() > 0.01

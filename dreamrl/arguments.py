@@ -74,6 +74,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         _training_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False), name)
     text = "train variants of the model over several seeds and compare them"
     _ablate_arguments(commands.add_parser("ablate", help=text, description=text, allow_abbrev=False))
+    text = "learn from ratings or preferences of people how answers are to be worded"
+    _feedback_arguments(commands.add_parser("feedback", help=text, description=text, allow_abbrev=False))
     text = "measure a model on held-out or given items"
     _eval_arguments(commands.add_parser("eval", help=text, description=text, allow_abbrev=False))
     text = "answer one prompt"
@@ -115,6 +117,16 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=float, default=1.0, metavar="X", help="X times the preset's updates (default: 1)")
     add("--list", action="store_true", help="print the variants and exit")
     add("overrides", nargs="*", metavar="key=value", help="settings of all variants, such as ppo.lr=1e-3")
+
+
+def _feedback_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
+    add("file", type=Path, metavar="FILE.jsonl", help='{"prompt", "reward"} or {"prompt", "chosen", "rejected"} a line')
+    add("--out", type=Path, required=True, metavar="DIR", help="where the new model is saved; must not exist yet")
+    add("--epochs", type=int, default=3, metavar="N", help="passes over the training questions (default: 3)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: 0)")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:

@@ -94,6 +94,25 @@ def _ablate(args: argparse.Namespace) -> None:
     ablate(args.out, names, args.seeds, args.workers, args.budget, args.overrides)
 
 
+def _feedback(args: argparse.Namespace) -> None:
+    from dreamrl.feedback import MAX_EPOCHS, read_feedback_for
+
+    epochs = _in_range("--epochs", args.epochs, 1, MAX_EPOCHS)
+    seed = _in_range("--seed", args.seed, 0, MAX_SEED)
+    if args.out.exists() or args.out.is_symlink():
+        raise UserError(f"{args.out} exists; choose another --out")
+    preflight.check_writable(args.out)
+    records = read_feedback_for(args.model_dir, args.file)
+    with _quiet_stdout(args.json):
+        from dreamrl.feedback_report import feedback_command, print_feedback
+
+        result = feedback_command(args.model_dir, records, args.out, epochs, seed)
+    if args.json:
+        _print_result(result, as_json=True)
+    else:
+        print_feedback(result)
+
+
 def _eval(args: argparse.Namespace) -> None:
     for flag, value in (("--num", args.num), ("--sizes", args.sizes)):
         if args.items and value is not None:
@@ -183,6 +202,7 @@ _COMMANDS = {
     "ablate": _ablate,
     "eval": _eval,
     "generate": _generate,
+    "feedback": _feedback,
 }
 
 

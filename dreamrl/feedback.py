@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamrl.checkpoint import TOKENIZER, check_model_files, present
 from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.errors import UserError, nearest
 from dreamrl.nn.text import TextTokenizer
+from dreamrl.settings import from_dict
 from envs.registry import make_world
 from envs.world import World, WorldError
 
@@ -121,6 +123,17 @@ def read_feedback(path: Path, world_name: str) -> list[Rated] | list[Preference]
         raise UserError(
             f'{path} holds no feedback; put {{"prompt", "reward"}} or {{"prompt", "chosen", "rejected"}} on each line'
         )
+    return records
+
+
+def read_feedback_for(model_dir: Path, path: Path) -> list[Rated] | list[Preference]:
+    """The feedback in ``path`` about the world of the model in ``model_dir``, all of which that model can read."""
+    config = check_model_files(model_dir)
+    if not isinstance(config.get("run"), dict):
+        raise UserError(f'{model_dir}/config.json has no "run": it was not written by dreamrl, or edited')
+    run = from_dict(config["run"], f"{model_dir}/config.json")
+    records = read_feedback(path, run.world.name)
+    check_lengths(path, records, TextTokenizer.load(present(model_dir) / TOKENIZER), run.model)
     return records
 
 

@@ -11,8 +11,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +33,7 @@ from dreamrl.feedback_questions import (
 from dreamrl.feedback_scoring import Fitted, answered, fit_scorer
 from dreamrl.losses import clipped_policy_loss, reading_loss
 from dreamrl.nn.feedback_scorer import FeedbackScorer
-from dreamrl.process import settle
-from dreamrl.saving import Loaded, load_pretrained, save_pretrained
-from dreamrl.terminal import StageProgress
+from dreamrl.saving import Loaded
 from envs.questions import stream
 
 SHARED = ("text", "nothing")
@@ -55,9 +52,9 @@ class FeedbackSettings:
     """Questions that are answered before the decoder is changed."""
     samples: int = 8
     """Answers of one question in a round; their mean pay is the baseline."""
-    updates: int = 4
+    updates: int = 2
     """Gradient steps on the answers of a round."""
-    lr: float = 1e-3
+    lr: float = 2e-4
     """Learning rate of Adam."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
@@ -65,11 +62,11 @@ class FeedbackSettings:
     """Weight of what people like against what is true; below 0.5 no wrong answer is paid like an exact one."""
     kl_weight: float = 0.05
     """Pay lost per nat by which an answer has become more probable than it was at the start."""
-    replay_weight: float = 0.2
+    replay_weight: float = 1.0
     """Weight of the supervised reading loss of random play."""
-    replay_scenes: int = 16
+    replay_scenes: int = 8
     """Scenes of random play per gradient step."""
-    scorer_steps: int = 200
+    scorer_steps: int = 100
     """Updates of the scorer."""
     boards: int = 96
     """Validation boards of the measurements before and after."""
@@ -287,19 +284,3 @@ def standardise(loaded: Loaded, fitted: Fitted, read: Read, seed: int) -> Liking
         scores = fitted.scorer(read.text, write_answers(loaded.model, read, dice))
     spread = max(float(scores.std(correction=0)), SMALLEST_SPREAD)
     return Liking(fitted.scorer, float(scores.mean()), spread, fitted.trust)
-
-
-def feedback_command(
-    model_dir: Path, records: Sequence[Rated | Preference], out: Path, num_epochs: int, seed: int
-) -> dict[str, Any]:
-    """What ``dreamrl feedback`` prints; the new model is saved in ``out``."""
-    settle()
-    loaded = load_pretrained(model_dir)
-    settings = FeedbackSettings()
-    with StageProgress("feedback", num_epochs * settings.rounds) as bar:
-        shown = ("score", "correctness", "kl")
-        metrics = learn(
-            loaded, records, num_epochs, seed, settings, lambda m: bar.advance(1, **{name: m[name] for name in shown})
-        )
-    save_pretrained(loaded, out)
-    return metrics | {"saved": str(out)}

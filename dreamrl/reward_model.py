@@ -33,7 +33,7 @@ from envs.questions import draw_question, stream
 from envs.world import Question, Split, World, random_play, roll
 
 QUESTIONS = 16
-"""Questions of an update; each has num_dream_sequences dreams."""
+"""Questions of an update or of a batch to evaluate on."""
 LR = 4e-3
 WEIGHT_DECAY = 0.01
 GRAD_CLIP = 1.0
@@ -193,6 +193,7 @@ def train_reward_model(
     codec: ImageCodec,
     steps: int,
     seed: int,
+    questions: int = QUESTIONS,
     on_step: Callable[[int, dict[str, Tensor]], None] = lambda step, metrics: None,
 ) -> RewardModel:
     """A reward model trained for ``steps`` updates on TRAIN boards; the same seed gives the same model.
@@ -204,6 +205,7 @@ def train_reward_model(
         codec: trained; the model can only judge pictures that this codec has coded.
         steps: updates.
         seed: of the weights and of the data.
+        questions: of an update; each has num_dream_sequences dreams.
         on_step: called after each update with its number, from 1, and the losses by name.
     """
     with torch.random.fork_rng(devices=[]):
@@ -212,7 +214,7 @@ def train_reward_model(
     data = VerifiedDreams(run, world, text, codec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     for step in range(steps):
-        loss, metrics = reward_model_loss(model, data.batch(seed, step, QUESTIONS), run.model.num_dream_sequences)
+        loss, metrics = reward_model_loss(model, data.batch(seed, step, questions), run.model.num_dream_sequences)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)

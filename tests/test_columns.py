@@ -61,7 +61,7 @@ def test_advantages_are_discounted_sums_of_surprises(sampled, gamma, gae_lambda)
                 compared += 1
             rest = sorted(set(range(len(infos))) - set(own))
             assert not found[columns.ADVANTAGES][rest, n].any() and not found[columns.TARGETS][rest, n].any()
-    assert compared > 2 * QUESTIONS * 3
+    assert compared > QUESTIONS * 3
 
 
 def test_an_answer_is_judged_in_its_own_step_only(sampled):
@@ -131,7 +131,8 @@ def test_batches_of_one_phase_are_scaled_too(phase):
     given["obs/active"][:] = phase == Phase.DREAM
     normalise(given)
     assert np.isfinite(given[columns.ADVANTAGES]).all() and np.isfinite(given[columns.ANSWER_ADVANTAGE]).all()
-    assert given[columns.ADVANTAGES].any() == (phase == Phase.DREAM)
+    scaled = columns.ADVANTAGES if phase == Phase.DREAM else columns.ANSWER_ADVANTAGE
+    assert given[scaled].std() == pytest.approx(1, abs=0.02)
 
 
 def test_columns_can_be_shuffled_together(sampled):

@@ -97,9 +97,7 @@ class ContextModel(nn.Module):
         return self.head(self.norm(x))
 
 
-def make_texts(
-    count: int, length: int, facts: int, generator: torch.Generator, repeats: int = 1, device: str = "cpu"
-) -> Texts:
+def make_texts(count: int, length: int, facts: int, generator: torch.Generator, repeats: int = 1) -> Texts:
     """Filler in which ``facts`` (key, value) pairs are stated at random depths, then questions about them.
 
     Args:
@@ -108,7 +106,6 @@ def make_texts(
         facts: pairs stated in each text, of different keys.
         generator: the only source of chance.
         repeats: times that each fact is asked for.
-        device: where the texts are wanted.
 
     Returns:
         :class:`Texts`; a question is the key, the answer the value that follows it.
@@ -126,7 +123,7 @@ def make_texts(
     tokens = tokens.scatter(1, place, keys).scatter(1, place + 1, values)
     asked = _shuffled(count, questions, generator) % facts
     pairs = torch.stack([keys.gather(1, asked), values.gather(1, asked)], dim=-1).flatten(1)
-    return Texts(torch.cat([tokens, pairs], dim=1).to(device), questions)
+    return Texts(torch.cat([tokens, pairs], dim=1), questions)
 
 
 def _shuffled(count: int, size: int, generator: torch.Generator) -> Tensor:

@@ -53,7 +53,7 @@ def contrastive_loss(
     loss = -1/2R sum_i (log softmax_j(s_ij)[i] + log softmax_j(s_ji)[i]).
 
     Several pairs should begin with the same picture: if each has a board of its own, the board alone tells which
-    result is right, and what the actions do is learned half as well.
+    result is right, and what the actions do is learned less well.
 
     Args:
         left: (R, D) what is seen with the action in words.

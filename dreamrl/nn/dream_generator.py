@@ -61,9 +61,9 @@ class DreamGenerator(nn.Module):
         self.codes = tokenizer.codes
         self.step = nn.Embedding(config.dream_length, dim)
         self.offset = nn.Embedding(config.num_dream_offsets, dim)
-        self.instruction = Attention(dim, heads)
+        self.instruction = Attention(dim, heads, config.attention)
         self.condition = nn.Linear(dim, dim)
-        self.trunk = nn.ModuleList(Block(dim, heads) for _ in range(config.trunk_layers))
+        self.trunk = nn.ModuleList(Block(dim, heads, normaliser=config.attention) for _ in range(config.trunk_layers))
         self.moe = MixtureOfExperts(config)
         self.memory = DreamMemory(config, num_actions, tokenizer) if config.use_dream_memory else None
         self.summary = AttentionPool(dim, heads)
@@ -73,7 +73,9 @@ class DreamGenerator(nn.Module):
         self.value = nn.Linear(2 * dim, 1)
         self.chances = nn.Linear(2 * dim, num_actions)
         self.action = nn.Embedding(num_actions, dim)
-        self.dynamics = nn.ModuleList(Block(dim, heads) for _ in range(config.dynamics_layers))
+        self.dynamics = nn.ModuleList(
+            Block(dim, heads, normaliser=config.attention) for _ in range(config.dynamics_layers)
+        )
         self.result_norm = nn.LayerNorm(dim)
         self.result_bias = nn.Parameter(torch.zeros(config.num_codes))
         self.belief_pool = AttentionPool(dim, heads)
@@ -166,7 +168,7 @@ class DreamMemory(nn.Module):
         self.action = nn.Embedding(num_actions, dim)
         self.step = nn.Embedding(config.dream_length, dim)
         self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
-        self.attention = Attention(dim, heads)
+        self.attention = Attention(dim, heads, config.attention)
 
     def forward(self, frames: Tensor, actions: Tensor, step: Tensor) -> Remembered:
         """``frames`` (R, S, P), ``actions`` (R, S), ``step`` (R,); see :meth:`DreamGenerator.look`."""

@@ -40,7 +40,7 @@ from dreamrl.policy import AnswerRows, DreamRows, Scored
 
 ANSWER_SHARE = 0.25
 """Weight of an answer's PPO terms against a dream step's: there is one answer to many dream steps."""
-WARM_UP = 5
+WARM_UP = 2
 """Iterations over which the learning rate rises: Adam's first steps are large and blur the world model."""
 
 

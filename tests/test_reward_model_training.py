@@ -185,7 +185,6 @@ def test_true_dreams_are_known_on_boards_never_seen(make, trained, loaded):
     assert found["auc/coherence/result"] > 0.95 and found["auc/coherence/action"] > 0.95
     assert found["auc/confidence/all"] > 0.75 and found["auc/total/action"] > 0.75
     assert found["auc/correctness/all"] > 0.85
-    assert found["calibration_error"] < 0.15
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = RewardModel(RUN.model, 4, loaded.text.vocab_size).eval()
@@ -194,6 +193,18 @@ def test_true_dreams_are_known_on_boards_never_seen(make, trained, loaded):
         if name.startswith("error/"):
             assert found[name] < untrained[name] - 0.02, name
     assert max(value for name, value in untrained.items() if name.startswith("auc/")) < 0.75
+
+
+@pytest.mark.slow
+def test_every_corruption_is_told_from_the_truth_with_the_default_settings(loaded, tile_codec):
+    world = FrozenLake()
+    judge_of_dreams = train_reward_model(RunConfig(), world, loaded.text, tile_codec, 800, seed=0)
+    held_out = VerifiedDreams(RunConfig(), world, loaded.text, tile_codec, Split.TEST)
+    found = evaluate_reward_model(judge_of_dreams, held_out, 320, seed=1)
+    for score in ("total", "faithfulness", "confidence"):
+        for kind in (*(kind.value for kind in KINDS), "all"):
+            assert found[f"auc/{score}/{kind}"] > 0.9, (score, kind, found)
+    assert found["calibration_error"] < 0.03
 
 
 def test_the_bad_step_is_found(make, trained):

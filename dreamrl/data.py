@@ -83,8 +83,8 @@ class RandomPlay:
         focus[best or [read]] = True
         pairs = self._pairs(scene, rollouts, rng)
         if model.use_contrastive_loss:
-            moves = ", ".join(self.world.actions[a] for a in rollouts[0].actions)
-            pairs["moves"] = self.text.encode(moves, model.max_prompt_tokens)
+            moves = [", ".join(self.world.actions[a] for a in r.actions) for r in rollouts]
+            pairs["moves"] = np.stack([self.text.encode(m, model.max_prompt_tokens) for m in moves])
         if model.vision_backbone != "none":
             shown = prompt_pictures([[scene.frame(scene.start)]], max(self.config.world.sizes) * self.world.patch_size)
             pairs |= {name: value[0] for name, value in shown.items()}

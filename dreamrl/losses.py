@@ -220,13 +220,17 @@ def routing_loss(config: DreamingConfig, routing: Routing) -> tuple[Tensor, Tens
 
 
 def alignment_loss(model: DreamingModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Contrastive: the first rollout's picture and actions in words, against the picture that they lead to."""
+    """Contrastive: each rollout's picture and actions in words, against the picture that they lead to.
+
+    All rollouts of a board are in the batch: with one each, recognising the board would be enough. Gathers from all
+    workers, so all must call it alike.
+    """
     assert model.contrastive is not None, "this model was made without use_contrastive_loss"
-    length = batch["lengths"][:, 0]
-    what = batch["frames"][:, 0, 0]
-    result = batch["frames"][:, 0].gather(1, length[:, None, None].expand(-1, 1, what.shape[1])).squeeze(1)
-    triplet = model.input_tokenizer.triplet(what, batch["moves"], result, batch["grid"])
-    same = same_pictures(result, batch["grid"])
+    frames, lengths = batch["frames"].flatten(0, 1), batch["lengths"].flatten()
+    what, result = frames[:, 0], frames[torch.arange(len(frames), device=frames.device), lengths]
+    grid = batch["grid"].repeat_interleave(batch["frames"].shape[1], 0)
+    triplet = model.input_tokenizer.triplet(what, batch["moves"].flatten(0, 1), result, grid)
+    same = same_pictures(result, grid)
     return contrastive_loss(triplet[0] + triplet[1], triplet[2], model.contrastive, same)
 
 

@@ -35,6 +35,8 @@ class Assets(NamedTuple):
     run: RunConfig
     world: World
     text: TextTokenizer
+    vision: dict[str, Any] | None = None
+    """How the vision backbone of a saved model is built; None: as the settings say."""
 
 
 def usable(device: str | torch.device) -> torch.device:
@@ -86,7 +88,7 @@ class DreamingReasoningLLM(DreamingModel):
             assets = make_assets(config, world, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(assets.run.seed)
-            super().__init__(assets.run.model, assets.text.vocab_size, len(assets.world.actions))
+            super().__init__(assets.run.model, assets.text.vocab_size, len(assets.world.actions), assets.vision)
         self.assets = assets
         self.trainer: Any = None
         self.to(usable(device)).eval()

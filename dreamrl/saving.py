@@ -68,6 +68,7 @@ def save_pretrained(loaded: Loaded, directory: Path) -> None:
         "run": to_dict(loaded.run),
         "vocab_size": loaded.text.vocab_size,
         "actions": list(loaded.world.actions),
+        "vision": loaded.model.input_tokenizer.architecture,
     }
     save_model(directory, weights(loaded.model), config, loaded.text.save)
 
@@ -91,7 +92,7 @@ def load_pretrained(directory: Path) -> Loaded:
         )
     if list(world.actions) != config["actions"]:
         raise UserError(f"{directory}/config.json has actions {config['actions']}, {world.name} has other ones")
-    model = DreamingReasoningLLM(assets=Assets(run, world, text))
+    model = DreamingReasoningLLM(assets=Assets(run, world, text, config.get("vision")))
     set_weights(model, state, str(directory / "model.safetensors"))
     model.codec.trained = True
     return model.loaded

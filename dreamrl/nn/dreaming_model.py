@@ -62,14 +62,15 @@ class DreamingModel(nn.Module):
         config: architecture.
         vocab_size: text tokens.
         num_actions: A, the world's actions.
+        vision: how the vision backbone of a saved model is built, see ``InputTokenizer.architecture``.
     """
 
-    def __init__(self, config: DreamingConfig, vocab_size: int, num_actions: int):
+    def __init__(self, config: DreamingConfig, vocab_size: int, num_actions: int, vision: dict | None = None):
         """See the class."""
         super().__init__()
         self.config, self.vocab_size, self.num_actions = config, vocab_size, num_actions
         self.codec = ImageCodec(config.patch_size, config.code_levels, config.codec_hidden)
-        self.input_tokenizer = InputTokenizer(config, vocab_size)
+        self.input_tokenizer = InputTokenizer(config, vocab_size, vision)
         self.dream_generator = DreamGenerator(config, num_actions, self.input_tokenizer)
         self.inverse_dynamics = InverseDynamics(config, num_actions)
         self.graph_reasoner = GraphReasoner(config, num_actions, self.input_tokenizer)

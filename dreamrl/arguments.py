@@ -80,6 +80,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _eval_arguments(commands.add_parser("eval", help=text, description=text, allow_abbrev=False))
     text = "answer one prompt"
     _generate_arguments(commands.add_parser("generate", help=text, description=text, allow_abbrev=False))
+    text = "measure one mechanism"
+    _bench_arguments(commands.add_parser("bench", help=text, description=text, allow_abbrev=False))
     return parser, commands.choices
 
 
@@ -126,6 +128,14 @@ def _feedback_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where the new model is saved; must not exist yet")
     add("--epochs", type=int, default=3, metavar="N", help="passes over the training questions (default: 3)")
     add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: 0)")
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="which, by the names that --list prints")
+    add("settings", nargs="*", metavar="key=value", help="settings of the benchmark, such as steps=500")
+    add("--list", action="store_true", help="print the benchmarks and exit")
     add("--json", action="store_true", help="print one JSON object")
 
 

@@ -58,7 +58,7 @@ def sized(assets: Assets, equal: str) -> ImageTokenReasoningLLM:
 
 def as_loaded(model: ImageTokenReasoningLLM) -> Loaded:
     """The record that training of the image codec takes; it uses nothing that only one kind of model has."""
-    run, world, text = model.assets
+    run, world, text, _ = model.assets
     return Loaded(run=run, world=world, text=text, model=cast(Any, model))
 
 

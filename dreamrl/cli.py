@@ -6,22 +6,15 @@ mistake of the user is one line on stderr and exit code 2; Ctrl-C is exit code 1
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import errno
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from dreamrl import preflight, settings
-from dreamrl.arguments import DEFAULT_ITEMS, STAGES, parse
-from dreamrl.config import ConfigError, RunConfig, WorldConfig
+from dreamrl.arguments import parse
+from dreamrl.commands import COMMANDS
+from dreamrl.config import ConfigError
 from dreamrl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, UserError
 
-MAX_DREAMS = 1024
-MAX_SEED = 2**31 - 1
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 """Failures of the user's disk rather than of the program."""
 
@@ -30,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     try:
         args = parse(sys.argv[1:] if argv is None else list(argv))
-        _COMMANDS[args.command](args)
+        COMMANDS[args.command](args)
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     except KeyboardInterrupt as stopped:
@@ -42,242 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dreamrl: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     return EXIT_OK
-
-
-def _train(args: argparse.Namespace) -> None:
-    config, out = _resumed(args) if args.resume else _new_run(args)
-    _check_world(config.world.name)
-    if args.model:
-        _check_model(args.model)
-    preflight.check_address(args.address)
-
-    from dreamrl.run import train
-
-    if args.overwrite:
-        preflight.remove_run(out)
-    try:
-        train(config, out, args.address, STAGES[args.command], args.resume is not None, args.model)
-    except KeyboardInterrupt as stopped:
-        again = f"interrupted; continue with `dreamrl {args.command} --resume {out}`"
-        raise KeyboardInterrupt(str(stopped) or (again if (out / preflight.RUN_CONFIG).exists() else "")) from None
-
-
-def _new_run(args: argparse.Namespace) -> tuple[RunConfig, Path]:
-    config = settings.load_settings(args.preset, args.config, args.overrides, args.seed)
-    out = args.out or Path("runs") / f"{args.command}-{config.preset}-seed{config.seed}"
-    preflight.check_out(out, args.overwrite)
-    return config, out
-
-
-def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
-    file = args.resume / preflight.RUN_CONFIG
-    flags = {"--preset": args.preset, "--config": args.config, "--out": args.out, "--seed": args.seed}
-    given = [flag for flag, value in flags.items() if value is not None]
-    given += ["--overwrite"] * args.overwrite + args.overrides
-    if given:
-        raise UserError(f"--resume takes everything from {file}, which {given[0]} contradicts; drop one of them")
-    if not file.is_file():
-        raise UserError(f"nothing to resume: {file} does not exist; give the directory of a run")
-    config = settings.read_yaml(file)
-    preflight.check_writable(args.resume)
-    return config, args.resume
-
-
-def _ablate(args: argparse.Namespace) -> None:
-    from dreamrl.ablation import variant_lines
-    from dreamrl.ablation_runner import ablate
-
-    if args.list:
-        print("\n".join(variant_lines()))
-        return
-    names = [] if args.variants is None else [name.strip() for name in args.variants.split(",")]
-    ablate(args.out, names, args.seeds, args.workers, args.budget, args.overrides)
-
-
-def _feedback(args: argparse.Namespace) -> None:
-    from dreamrl.feedback import MAX_EPOCHS, read_feedback_for
-
-    epochs = _in_range("--epochs", args.epochs, 1, MAX_EPOCHS)
-    seed = _in_range("--seed", args.seed, 0, MAX_SEED)
-    if args.out.exists() or args.out.is_symlink():
-        raise UserError(f"{args.out} exists; choose another --out")
-    preflight.check_writable(args.out)
-    records = read_feedback_for(args.model_dir, args.file)
-    with _quiet_stdout(args.json):
-        from dreamrl.feedback_report import feedback_command, print_feedback
-
-        result = feedback_command(args.model_dir, records, args.out, epochs, seed)
-    if args.json:
-        _print_result(result, as_json=True)
-    else:
-        print_feedback(result)
-
-
-def _eval(args: argparse.Namespace) -> None:
-    for flag, value in (("--num", args.num), ("--sizes", args.sizes)):
-        if args.items and value is not None:
-            raise UserError(f"--items names the scenes, which {flag} contradicts; drop one of them")
-    if args.save and not args.intervene:
-        raise UserError("--save writes pictures of edited dreams; it needs --intervene")
-    num = _in_range("--num", DEFAULT_ITEMS if args.num is None else args.num, 1, 10**7)
-    seed = _in_range("--seed", args.seed, 0, MAX_SEED)
-    dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
-    sizes = WorldConfig().sizes if args.sizes is None else args.sizes
-    _check_world(args.world)
-    items = None
-    if args.items:
-        from dreamrl.items import read_items
-
-        items = read_items(args.items, args.world)
-    if args.save:
-        preflight.check_new_directory(args.save)
-    _check_model(args.model_dir)
-    if args.intervene:
-        _intervene(args, items, num, seed, sizes, dreams)
-        return
-    with _quiet_stdout(args.json):
-        from dreamrl.evaluate import evaluate_command
-
-        result = evaluate_command(args.model_dir, args.world, items, num, seed, sizes, dreams)
-    _print_result(result, args.json)
-
-
-def _intervene(
-    args: argparse.Namespace, items: list[dict] | None, num: int, seed: int, sizes: tuple[int, ...], dreams: int
-) -> None:
-    with _quiet_stdout(args.json):
-        from dreamrl.intervene import intervene_command
-
-        result = intervene_command(args.model_dir, args.world, items, num, seed, sizes, dreams, args.save)
-    if args.json:
-        _print_result(result, as_json=True)
-    else:
-        from dreamrl.trials import print_result
-
-        print_result(result)
-
-
-def _generate(args: argparse.Namespace) -> None:
-    if args.image and args.world:
-        raise UserError("--image and --world contradict each other; drop one of them")
-    if args.options and not args.world:
-        raise UserError("--options describes a scene of a world; say which with --world")
-    seed = _in_range("--seed", args.seed, 0, MAX_SEED)
-    dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
-    options = _scene_options(args.world, args.options) if args.world else None
-    for image in args.image or []:
-        preflight.check_image(image)
-    max_length = None if args.max_length is None else _in_range("--max-length", args.max_length, 1, 4096)
-    temperature, top_p = _share("--temperature", args.temperature, 100), _share("--top-p", args.top_p, 1)
-    if args.output != "text" and not args.save:
-        raise UserError(f"--output {args.output} needs --save DIR to write the picture to")
-    if args.save:
-        preflight.check_new_directory(args.save)
-    _check_model(args.model_dir)
-    with _quiet_stdout(args.json):
-        from dreamrl.generate import generate_command
-
-        result = generate_command(
-            args.model_dir,
-            args.prompt,
-            args.world,
-            options,
-            args.image,
-            args.save,
-            num_dreams=dreams,
-            seed=seed,
-            output_mode=args.output,
-            temperature=temperature,
-            top_p=top_p,
-            max_length=max_length,
-            watch_dreams=args.watch,
-        )
-    _print_result(result, args.json)
-
-
-_COMMANDS = {
-    "train": _train,
-    "pretrain": _train,
-    "ppo": _train,
-    "ablate": _ablate,
-    "eval": _eval,
-    "generate": _generate,
-    "feedback": _feedback,
-}
-
-
-def _check_world(name: str) -> None:
-    from envs.registry import make_world
-
-    make_world(name)
-
-
-def _check_model(directory: Path) -> None:
-    from dreamrl.checkpoint import check_model_files
-
-    check_model_files(directory)
-
-
-def _scene_options(world: str, text: str | None) -> dict[str, Any] | None:
-    """The scene that --options describes, accepted by the world; None leaves the choice to the seed."""
-    from envs.registry import make_world
-
-    made = make_world(world)
-    if text is None:
-        return None
-    try:
-        options = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"--options is not valid JSON ({error}); put it in single quotes") from error
-    if not isinstance(options, dict):
-        raise UserError(f"--options ({text}) must be a JSON object")
-    made.scene(options)
-    return options
-
-
-def _in_range(flag: str, value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise UserError(f"{flag} ({value}) must be between {low} and {high}")
-    return value
-
-
-def _share(flag: str, value: float, high: float) -> float:
-    if not 0 <= value <= high:
-        raise UserError(f"{flag} ({value:g}) must be between 0 and {high:g}")
-    return value
-
-
-def _quiet_stdout(as_json: bool) -> contextlib.AbstractContextManager:
-    """With --json, stdout holds the object and nothing else: the rest goes to stderr."""
-    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result, default=lambda array: array.tolist()))
-        return
-    rows = []
-    for key, value in result.items():
-        label, records = key.replace("_", " "), isinstance(value, list) and any(isinstance(v, dict) for v in value)
-        if isinstance(value, dict) or records:
-            parts = value.items() if isinstance(value, dict) else enumerate(value, 1)
-            rows += [(f"{label} {part}", _brief(item)) for part, item in parts]
-        else:
-            rows.append((label, _brief(value)))
-    width = max(len(label) for label, _ in rows)
-    for label, text in rows:
-        print(f"{label:<{width}}  {text}")
-
-
-def _brief(value: Any) -> str:
-    """A value on one line of the table; pictures by their shape."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if hasattr(value, "shape"):
-        return "x".join(map(str, value.shape))
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_brief(item)}" for key, item in value.items())
-    return f"[{', '.join(map(_brief, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def _is_users(error: Exception) -> bool:

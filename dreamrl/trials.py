@@ -77,7 +77,7 @@ def summarise(tally: Tally, resamples: int) -> dict[str, Any]:
     return rates
 
 
-def print_result(result: dict[str, Any]) -> None:
+def print_trials(result: dict[str, Any]) -> None:
     """The rates as a table, and what was left out."""
 
     def rate(value: float | None) -> str:

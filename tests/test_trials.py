@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from dreamrl.trials import Tally, Trial, chance, print_result, summarise
+from dreamrl.trials import Tally, Trial, chance, print_trials, summarise
 
 
 def trial(before, after, right, untrained="", agreed=True, kept=True, none=False):
@@ -38,7 +38,7 @@ def test_rates_by_hand():
 def test_no_case_is_no_rate(capsys):
     found = summarise(Tally(left_out=Counter(no_dream=2)), 10)
     assert found["cases"] == 0 and found["predicted"] is found["predicted_ci"] is found["other"] is None
-    print_result({"interventions": {"action": found, "step": summarise(TALLY, 10)}, "saved": ["a.png"]})
+    print_trials({"interventions": {"action": found, "step": summarise(TALLY, 10)}, "saved": ["a.png"]})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["edit", "cases", "predicted"]
     assert lines[1].split()[:3] == ["action", "0", "-"] and lines[2].split()[:3] == ["step", "4", "0.250"]

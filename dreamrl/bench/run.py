@@ -1,0 +1,54 @@
+"""Runs a benchmark by its name: what ``dreamrl bench`` does.
+
+A benchmark is a module of this package with a function ``bench`` whose keyword arguments are its settings and
+whose result is plain JSON values.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dreamrl.errors import UserError, nearest
+
+BENCHMARKS = {
+    "moe": "wall time of the best 2 of 4 experts against all 4, at the base size",
+    "graph": "time of reading dreams against their number and length",
+    "decode": "writing with the key-value cache against without",
+    "context": "loss and retrieval at 512 to 4096 tokens, for every kind of positions",
+    "feedback": "how far feedback moves a style, and what it costs (model_dir=DIR)",
+}
+"""Name -> what it measures."""
+
+
+def run_bench(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The result of benchmark ``name`` with ``key=value`` settings; a wrong one is a UserError."""
+    if name not in BENCHMARKS:
+        raise UserError(f'unknown benchmark "{name}"; {nearest(name, BENCHMARKS)}')
+    function = importlib.import_module(f"dreamrl.bench.{name}").bench
+    known = inspect.signature(function).parameters
+    given: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or key not in known:
+            raise UserError(f'"{setting}" is no setting of bench {name}; {nearest(key, known)}')
+        given[key] = _value(text, str(known[key].annotation))
+    missing = [k for k, p in known.items() if p.default is inspect.Parameter.empty and k not in given]
+    if missing:
+        raise UserError(f"bench {name} needs {missing[0]}=...")
+    return function(**given)
+
+
+def _value(text: str, annotation: str) -> Any:
+    """``text`` as what the argument takes: paths stay text, lists become tuples."""
+    if "Path" in annotation:
+        return Path(text)
+    value = yaml.safe_load(f"[{text}]" if "," in text and not text.startswith("[") else text)
+    if "tuple" in annotation or "Sequence" in annotation:
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value

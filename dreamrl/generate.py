@@ -115,7 +115,7 @@ def visualize(loaded: Loaded, prompt: str, save: Path | None, **options: Any) ->
 
     result = generate(loaded, prompt, **options)
     words = (result["question"], result["text"], verdict_text(result["verdict"]))
-    strip = Image.fromarray(filmstrip(result["dreams"], *words, patch_size=loaded.world.patch_size))
+    strip = filmstrip(result["dreams"], *words, patch_size=loaded.world.patch_size)
     graph = draw_graph(result["graph_data"])
     sheet = Image.new("RGB", (max(strip.width, graph.width), strip.height + graph.height), "white")
     sheet.paste(strip, (0, 0))

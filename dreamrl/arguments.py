@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _check_flags(argv: list[str], command: argparse.ArgumentParser) -> None:
     """Find a mistyped flag before argparse complains of what is missing because of it."""
-    flags = ["-h", "--help", *re.findall("--[a-z]+", command.format_usage())]
+    flags = ["-h", "--help", *re.findall("--[a-z][a-z-]*", command.format_usage())]
     for argument in argv[1:]:
         if argument == "--":
             return

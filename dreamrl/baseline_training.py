@@ -37,18 +37,17 @@ SIZES = ("parameters", "flops")
 def sized(assets: Assets, equal: str) -> ImageTokenReasoningLLM:
     """An untrained baseline of the size of the dreaming model of ``assets``.
 
-    "parameters": as many trained parameters, as nearly as whole blocks allow. "flops": these parameters, and the trunk
-    applied as often as makes an answer cost what an answer from all the dreams costs.
+    "parameters": as many trained parameters, as nearly as whole blocks allow, each used once (two loops learned more
+    slowly). "flops": these parameters, and the trunk applied as often as makes an answer cost what an answer from
+    all the dreams costs.
     """
     assert equal in SIZES, equal
     dreaming = Loaded(run=assets.run, world=assets.world, text=assets.text, model=new_model(assets.run).model)
-    loops = assets.run.model.trunk_loops
-    smallest = ImageTokenReasoningLLM(assets, 1, loops)
+    smallest = ImageTokenReasoningLLM(assets, 1, 1)
     block = sum(p.numel() for p in smallest.trunk.parameters())
     missing = trained_parameters(dreaming.model) - trained_parameters(smallest)
-    model = ImageTokenReasoningLLM(assets, max(1, 1 + round(missing / block)), loops)
+    model = ImageTokenReasoningLLM(assets, max(1, 1 + round(missing / block)), 1)
     if equal == "flops":
-        model.loops = 1
         once = baseline_flops(model)
         model.loops = 2
         more = baseline_flops(model) - once

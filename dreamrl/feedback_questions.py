@@ -109,7 +109,7 @@ def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -
     none, chosen = focus == dreams, focus.clamp(max=dreams - 1)
     nodes, mask = answers.reading.nodes[rows, chosen], answers.reading.mask[rows, chosen]
     text = torch.from_numpy(imagined.batch.tokens)
-    return nodes, mask & ~none.unsqueeze(1), none.long(), answers.reading.value, imagined.prompt.summary, text
+    return nodes, mask, none.long(), answers.reading.value, imagined.prompt.summary, text
 
 
 @torch.no_grad()

@@ -66,6 +66,8 @@ class FeedbackSettings:
     """Weight of the supervised reading loss of random play."""
     replay_scenes: int = 8
     """Scenes of random play per gradient step."""
+    use_trust: bool = True
+    """Follow the scorer only as far as it predicts held-out examples; else fully, even if it may be guessing."""
     scorer_steps: int = 100
     """Updates of the scorer."""
     boards: int = 96
@@ -260,6 +262,8 @@ def learn(
     settings = settings or FeedbackSettings()
     records = answered(loaded, records)
     fitted = fit_scorer(loaded, records, settings.scorer_steps, seed)
+    if not settings.use_trust:
+        fitted = fitted._replace(trust=1.0)
     known = read_questions(loaded, training_questions(loaded, records, settings.questions, seed), seed)
     unseen = read_questions(loaded, validation_questions(loaded, settings.boards, seed), seed)
     liking = standardise(loaded, fitted, known, seed)

@@ -23,8 +23,8 @@ from envs.world import Outcome, PictureScene, Question, QuestionKind, Scene, Spl
 UNFAMILIAR_ERROR = 0.08
 """Mean absolute reconstruction error (of 1) above which a picture is nothing that the codec was trained on."""
 
-
 OUTPUT_MODES = ("text", "image", "both")
+RANGES = {"num_dreams": (1, 1024), "max_length": (1, 4096), "temperature": (0, 100), "top_p": (0, 1)}
 
 
 def generate(
@@ -68,6 +68,11 @@ def generate(
     """
     if output_mode not in OUTPUT_MODES:
         raise UserError(f'output_mode ("{output_mode}") must be one of {", ".join(OUTPUT_MODES)}')
+    given = {"num_dreams": num_dreams, "max_length": max_length, "temperature": temperature, "top_p": top_p}
+    for name, value in given.items():
+        low, high = RANGES[name]
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{name} ({value}) must be between {low} and {high}")
     count = num_dreams or loaded.run.model.num_dream_sequences
     question, warnings = _question(loaded, prompt, scene, images, seed)
     checked = not isinstance(question.scene, PictureScene)

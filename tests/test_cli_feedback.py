@@ -75,10 +75,10 @@ def test_a_table_before_and_after(model, work, capsys):
     main(["feedback", "model", "feedback.jsonl", "--out", "new"])
     assert capsys.readouterr().out.splitlines() == [
         "loading",
-        "                                 before  after",
-        "score of own answers             -1.000  2.000",
-        "exact answers, validation boards  50.0%  62.5%",
-        "nats from the starting model      0.000  0.100",
+        "                                  before  after",
+        "score of own answers              -1.000  2.000",
+        "exact answers, validation boards   50.0%  62.5%",
+        "nats from the starting model       0.000  0.100",
         "the scorer decides as people did on 100.0% of 6 held-out examples; it was trusted by 0.25 of 1",
         "model in new",
     ]

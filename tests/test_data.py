@@ -231,7 +231,7 @@ def test_inverse_pairs_are_explained_by_their_action_or_by_none(make):
     assert not wrong, f"{len(wrong)} of {none} pairs of class none are what an action does, e.g. {wrong[0]}"
 
 
-def test_first_moves_in_words_and_the_picture_are_there_when_the_model_asks_for_them(loaded, tile_codec):
+def test_moves_in_words_and_the_picture_are_there_when_the_model_asks_for_them(loaded, tile_codec):
     model = dataclasses.replace(loaded.run.model, use_contrastive_loss=True, vision_backbone="lite")
     plain = RandomPlay(loaded.run, WatchedLake(), loaded.text, tile_codec).batch(2, 8)
     data = RandomPlay(dataclasses.replace(loaded.run, model=model), WatchedLake(), loaded.text, tile_codec)
@@ -240,8 +240,9 @@ def test_first_moves_in_words_and_the_picture_are_there_when_the_model_asks_for_
     assert all(torch.equal(batch[k], plain[k]) for k in plain)
     assert batch["pixels"].shape == (8, 1, 64, 64, 3)
     for index, (question, _) in enumerate(data.world.asked):
-        moves = batch["actions"][index, 0, : batch["lengths"][index, 0]].tolist()
-        assert data.text.decode(batch["moves"][index].tolist()) == ", ".join(ACTIONS[a] for a in moves)
+        for n in range(3):
+            moves = batch["actions"][index, n, : batch["lengths"][index, n]].tolist()
+            assert data.text.decode(batch["moves"][index, n].tolist()) == ", ".join(ACTIONS[a] for a in moves)
         frame = torch.from_numpy(question.scene.frame(question.scene.start))
         height, width = frame.shape[:2]
         assert batch["picture_size"][index].tolist() == [[height, width]]

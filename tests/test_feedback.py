@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from dreamrl.errors import UserError
-from dreamrl.feedback import Preference, Rated, check_lengths, read_feedback
+from dreamrl.feedback import Preference, Rated, check_examples, check_lengths, learn_from_feedback, read_feedback
 from envs.world import WorldError
 
 BOARD = {"desc": ["SFF", "FHF", "FFG"]}
@@ -118,3 +119,41 @@ def test_texts_that_the_model_has_no_room_for_are_named(tmp_path, loaded, item, 
     file = write(tmp_path, fits, b"", item)
     with pytest.raises(UserError, match=rf'feedback.jsonl line 3: "{key}": text of \d+ tokens .*; shorten it'):
         check_lengths(file, read_feedback(file, "frozen_lake"), loaded.text, loaded.run.model)
+
+
+def test_examples_are_what_the_lines_of_a_file_hold(tmp_path, loaded):
+    for items in ([RATED, {**RATED, "answer": "up", "scene": BOARD}], [PREFERS, {**PREFERS, "options": BOARD}]):
+        found = read_feedback(write(tmp_path, *items), "frozen_lake")
+        assert check_examples(items, loaded.world) == found and [record.line for record in found] == [1, 2]
+    assert check_examples([{**RATED, "reward": np.float32(0.5)}], loaded.world)[0].reward == 0.5
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "there are no examples to learn from; a rating has prompt and reward"),
+        (PREFERS, 'examples ({"prompt": "Which way?"'),
+        (None, "examples (null) must be a list of objects"),
+        ([PREFERS, "right"], 'example 2: must be an object like {"prompt": "...", "reward": 0.5}, not "right"'),
+        ([PREFERS, {**PREFERS, "chosen": ""}], 'example 2: "chosen" ("") must be text that is not empty'),
+        ([PREFERS, RATED], "example 2: kinds are mixed (example 2 is a rating, example 1 a preference); put them in"),
+        ([RATED, {**RATED, "reward": 2}], 'example 2: "reward" (2) must be a number from -1 (bad) to 1 (good)'),
+        ([{**RATED, "reward": np.float32(2)}], 'example 1: "reward" ("'),
+        ([{**RATED, "reward": 10**400}], 'example 1: "reward" (1000'),
+        ([{**RATED, "options": {"desc": ["SG"]}}], 'example 1: "options": board is 1x2'),
+        ([{**RATED, 3: 1}], "example 1: unknown key 3; known: "),
+        ([RATED, {**RATED, "answer": "z" * 12}], 'example 2: "answer": text of 13 tokens is longer than 12'),
+        ([{**PREFERS, "prompt": "z" * 25}], 'example 1: "prompt": text of 25 tokens is longer than 24'),
+    ],
+)
+def test_bad_examples_are_named(loaded, examples, message):
+    with pytest.raises(UserError) as caught:
+        learn_from_feedback(loaded, examples)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("epochs", [0, 1001, 1.5, "3"])
+def test_bad_numbers_of_epochs(loaded, epochs):
+    with pytest.raises(UserError, match=r"num_epochs \(.*\) must be a whole number between 1 and 1000"):
+        learn_from_feedback(loaded, [PREFERS], epochs)

@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dreamrl.errors import UserError
 from dreamrl.evaluate import held_out
 from dreamrl.feedback import Preference, learn_from_feedback
 from dreamrl.feedback_questions import (
     Asked,
-    correctness,
     read_questions,
-    training_questions,
     words_logp,
-    write_answers,
 )
 from dreamrl.feedback_training import (
     AnswerTrainer,
@@ -32,8 +28,7 @@ from dreamrl.losses import reading_loss
 from dreamrl.nn.feedback_scorer import FeedbackScorer
 from dreamrl.rewards import answer_correctness
 from envs.questions import stream
-from envs.world import Question, QuestionKind, Split
-from envs.worlds.frozen_lake import split_of
+from envs.world import Split
 
 SMALL = FeedbackSettings(
     questions=8, questions_per_round=4, samples=3, updates=2, replay_scenes=2, scorer_steps=2, boards=4,
@@ -68,53 +63,6 @@ def liking(loaded):
 def trainer(own, read, liking):
     with only(trained_parameters(own), own.model):
         yield AnswerTrainer(own, read, liking, SMALL, seed=0)
-
-
-# --- questions and their dreams
-
-
-def test_answers_are_those_of_evaluation(loaded):
-    """Also where chunks differ in their longest dream, and where no dream is read."""
-    questions = [*held_out(loaded.world, (3, 4), 64, 0), *held_out(loaded.world, (5,), 3, 0)]
-    found = read_questions(loaded, [Asked(question, True) for question in questions], 1)
-    texts, focus = [], []
-    for first in (0, 64):
-        imagined = imagine(loaded, questions[first : first + 64], 3, 1, loaded.run.eval.temperature, first=first)
-        answers = answer(loaded, imagined, 3)
-        texts, focus = texts + answers.texts, focus + answers.focus.tolist()
-    assert [loaded.text.decode(row) for row in write_answers(loaded.model, found, None).tolist()] == texts
-    assert found.focus.tolist() == [int(f == 3) for f in focus]
-    assert len(set(texts)) > 1
-
-
-def test_half_of_the_questions_are_the_examples_own(loaded):
-    records = [
-        Preference(line=n, prompt=prompt, chosen="a", rejected="b", scene=scene)
-        for n, (prompt, scene) in enumerate([("Which way?", BOARD), ("How far?", None), ("Which way?", BOARD)])
-    ]
-    asked = training_questions(loaded, records, 20, seed=0)
-    assert all(checked and question.kind is QuestionKind.PLAN for question, checked in asked[::2])
-    given = {(question.text, checked) for question, checked in asked[1::2]}
-    assert given == {("Which way?", True), ("How far?", False)}
-    for question, _ in asked:
-        on_its_board = question.text == "Which way?"
-        assert (question.scene.desc == tuple(BOARD["desc"])) == on_its_board
-        assert on_its_board or split_of("/".join(question.scene.desc)) is Split.TRAIN
-    assert len({question.scene.key for question, _ in asked}) > 12
-
-
-def test_only_the_verifier_says_what_is_correct(loaded, read):
-    plan, far = "right then right", "right then right then up then down"
-    boards = [["SFG", "FFF", "FFF"], ["SHG", "FFF", "FFF"], ["FFF", "SFG", "FFF"]]
-    scenes = [loaded.world.scene({"desc": desc}) for desc in boards]
-    questions = [Question(kind=QuestionKind.PLAN, text="Which way?", scene=scene) for scene in scenes]
-    asked = [Asked(question, True) for question in questions] * 2 + [Asked(questions[0], False)]
-    texts = [plan] * 3 + [far] * 3 + [plan]
-    tokens = torch.from_numpy(np.stack([loaded.text.encode(text, 12, end=True) for text in texts]))
-    found = correctness(loaded, read._replace(asked=asked), tokens)
-    verdicts = [loaded.world.verify(question, text) for (question, _), text in zip(asked, texts, strict=True)]
-    assert found.tolist() == [answer_correctness(v.exact, v.success) for v in verdicts[:-1]] + [0.0]
-    assert found.tolist()[:3] == [1.0, 0.0, 1.0]
 
 
 # --- PPO
@@ -280,37 +228,6 @@ def test_noise_decides_nothing_in_a_round(trainer):
     model, asked = trainer.loaded.model, first.read
     expected = model.answer(asked.reading, asked.prompt, torch.from_numpy(dice).float()).tokens
     assert torch.equal(first.tokens, expected)
-
-
-@pytest.mark.parametrize(
-    ("examples", "message"),
-    [
-        ([], "there are no examples to learn from; a rating has prompt and reward"),
-        (PREFERS, 'examples ({"prompt": "Which way?"'),
-        (None, "examples (null) must be a list of objects"),
-        ([PREFERS, "right"], 'example 2: must be an object like {"prompt": "...", "reward": 0.5}, not "right"'),
-        ([PREFERS, {**PREFERS, "chosen": ""}], 'example 2: "chosen" ("") must be text that is not empty'),
-        ([PREFERS, RATED], "example 2: kinds are mixed (example 2 is a rating, example 1 a preference); put them in"),
-        ([RATED, {**RATED, "reward": 2}], 'example 2: "reward" (2) must be a number from -1 (bad) to 1 (good)'),
-        ([{**RATED, "reward": np.float32(2)}], 'example 1: "reward" ("np.float32(2.0)") must be a number'),
-        ([{**RATED, "reward": 10**400}], 'example 1: "reward" (1000'),
-        ([{**RATED, "options": {"desc": ["SG"]}}], 'example 1: "options": board is 1x2'),
-        ([{**RATED, 3: 1}], "example 1: unknown key 3; known: "),
-        ([RATED, {**RATED, "answer": "z" * 12}], 'example 2: "answer": text of 13 tokens is longer than 12'),
-        ([{**PREFERS, "prompt": "z" * 25}], 'example 1: "prompt": text of 25 tokens is longer than 24'),
-    ],
-)
-def test_bad_examples_are_named(loaded, examples, message):
-    with pytest.raises(UserError) as caught:
-        learn_from_feedback(loaded, examples)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("epochs", [0, 1001, 1.5, "3"])
-def test_bad_numbers_of_epochs(loaded, epochs):
-    with pytest.raises(UserError, match=r"num_epochs \(.*\) must be a whole number between 1 and 1000"):
-        learn_from_feedback(loaded, [PREFERS], epochs)
 
 
 def test_settings_that_cannot_be(loaded):

@@ -254,17 +254,21 @@ def test_alignment_matches_first_pictures_and_moves_with_last_pictures(make_load
     """By hand: similarities of unit vectors over the temperature, results that look alike left out."""
     loaded = make_loaded(model=KINDS["pictures"], world=WorldConfig(sizes=(2,)))
     model = loaded.model
-    batch = RandomPlay(loaded.run, loaded.world, loaded.text, model.codec).batch(0, 12)
-    ends = torch.stack([batch["frames"][q, 0, batch["lengths"][q, 0]] for q in range(12)])
-    what, moves, result = model.input_tokenizer.triplet(batch["frames"][:, 0, 0], batch["moves"], ends, batch["grid"])
-    left = F.normalize(model.contrastive.left(what + moves), dim=-1)
+    batch = RandomPlay(loaded.run, loaded.world, loaded.text, model.codec).batch(0, 5)
+    rollouts = [(q, n) for q in range(5) for n in range(3)]
+    ends = torch.stack([batch["frames"][q, n, batch["lengths"][q, n]] for q, n in rollouts])
+    begins = torch.stack([batch["frames"][q, n, 0] for q, n in rollouts])
+    moves = torch.stack([batch["moves"][q, n] for q, n in rollouts])
+    grid = torch.stack([batch["grid"][q] for q, _ in rollouts])
+    what, told, result = model.input_tokenizer.triplet(begins, moves, ends, grid)
+    left = F.normalize(model.contrastive.left(what + told), dim=-1)
     right = F.normalize(model.contrastive.right(result), dim=-1)
     heat, total, alike = float(model.contrastive.temperature()), 0.0, 0
-    for i in range(12):
-        others = [j for j in range(12) if j == i or not torch.equal(ends[i], ends[j])]
-        alike += 12 - len(others)
+    for i in range(15):
+        others = [j for j in range(15) if j == i or not torch.equal(ends[i], ends[j])]
+        alike += 15 - len(others)
         for a, b in ((left, right), (right, left)):
             sums = torch.stack([a[i] @ b[j] / heat for j in others])
-            total += float(sums.logsumexp(0) - a[i] @ b[i] / heat) / 24
+            total += float(sums.logsumexp(0) - a[i] @ b[i] / heat) / 30
     assert alike > 0
     assert float(alignment_loss(model, batch)[0]) == pytest.approx(total, rel=1e-4)

@@ -1,273 +1,226 @@
-"""Sampling is exact, and what is sampled has the log-probability that scoring finds again."""
+"""The face of the model: how it is made, trained by hand, saved and asked, without Ray."""
 
-import copy
-import dataclasses
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dreamrl.losses import prompt_rows
-from dreamrl.model import sample
-from dreamrl.nn.text import BOS, EOS, PAD
+from dreamrl import DreamingReasoningLLM
+from dreamrl.config import ConfigError, DreamingConfig, PretrainConfig
+from dreamrl.errors import UserError
+from dreamrl.metrics import explain
+from dreamrl.model import Assets
+from dreamrl.saving import weights
+from envs.world import WorldError
 
-ROWS, PATCHES = 6, 16
-GRIDS = [[3, 3], [4, 4], [3, 4], [4, 4], [2, 3], [4, 4]]
-
-
-def grid_of_uniforms(count):
-    """Numbers that fill [0, 1) evenly: what random numbers do in the long run, without the noise."""
-    return (torch.arange(count, dtype=torch.double) + 0.5) / count
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("heat", [None, 1.0, 0.5, 3.0])
-def test_sampled_frequencies_are_the_probabilities(heat):
-    logits, count = randn(5) * 2, 20_000
-    temperature = None if heat is None else torch.full((count,), heat)
-    drawn = sample(logits.expand(count, -1), grid_of_uniforms(count), temperature)
-    expected = (logits / (heat or 1.0)).softmax(-1)
-    torch.testing.assert_close(drawn.bincount(minlength=5) / count, expected, atol=2 / count, rtol=0)
+SMALL = DreamingConfig(
+    embedding_dim=16,
+    num_heads=2,
+    codec_hidden=16,
+    num_dream_sequences=3,
+    dream_length=4,
+    num_experts=2,
+    max_prompt_tokens=24,
+    max_answer_tokens=12,
+)
 
 
-def test_sampling_inverts_the_cumulative_distribution():
-    drawn = sample(randn(7).expand(1000, -1), grid_of_uniforms(1000))
-    assert (drawn.diff() >= 0).all()
-    assert drawn.unique().tolist() == list(range(7))
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1e-7, 0.5, 1 - 1e-7])
-def test_the_impossible_is_never_drawn(uniform):
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]])
-    assert int(sample(logits, torch.tensor([uniform]))) in (1, 3)
-
-
-def test_temperature_0_and_greedy_take_the_most_probable():
-    logits, uniform = randn(200, 4), rand(200)
-    best, drawn = logits.argmax(-1), sample(logits, uniform)
-    assert (best != drawn).sum() > 50
-    assert torch.equal(sample(logits, uniform, torch.zeros(200)), best)
-    assert torch.equal(sample(logits, uniform, None, True), best)
-    cold = torch.arange(200) % 2 == 0
-    assert torch.equal(sample(logits, uniform, (~cold).float()), torch.where(cold, best, drawn))
-    many, dice = randn(200, 6, 4, seed=1), rand(200, 6, seed=1)
-    mixed = sample(many, dice, None, cold)  # one decision a row, several categories in it
-    assert torch.equal(mixed, torch.where(cold.unsqueeze(1), many.argmax(-1), sample(many, dice)))
-
-
-def model_with(loaded, stochastic):
-    model = copy.deepcopy(loaded.model)
-    model.config = dataclasses.replace(model.config, stochastic_results=stochastic)
+def small(codec_steps=20, **options):
+    """A small model whose codec is trained in a moment."""
+    model = DreamingReasoningLLM(SMALL, **options)
+    run = replace(model.assets.run, pretrain=PretrainConfig(codec_steps=codec_steps))
+    model.assets = model.assets._replace(run=run)
     return model
 
 
-def dream_inputs(loaded):
-    what = torch.randint(loaded.model.config.num_codes, (ROWS, PATCHES), generator=torch.Generator().manual_seed(0))
-    grid = torch.tensor(GRIDS)
-    what[torch.arange(PATCHES) >= grid.prod(1, keepdim=True)] = loaded.model.pad_code
-    text = torch.stack(
-        [torch.from_numpy(loaded.text.encode(t, 24)) for t in ["The way to the gift?", "up", "left"] * 2]
+def test_without_arguments_it_is_the_nano_preset():
+    model = DreamingReasoningLLM()
+    assert model.config == DreamingConfig() == model.assets.run.model
+    assert model.num_actions == 4 and model.assets.world.name == "frozen_lake"
+    assert not model.training and model.device == torch.device("cpu")
+
+
+def test_arguments_replace_what_the_config_says():
+    model = DreamingReasoningLLM(SMALL, 32, 300, False)  # in the order of the signature
+    assert model.config == replace(SMALL, embedding_dim=32, vocab_size=300, use_ppo=False)
+    assert model.assets.text.vocab_size == model.vocab_size == 300
+    assert model.input_tokenizer.text.weight.shape == (300, 32)
+    assert SMALL.embedding_dim == 16 and DreamingReasoningLLM(SMALL).config == SMALL
+
+
+def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first, second, other = (weights(DreamingReasoningLLM(SMALL, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sum(not torch.equal(first[name], other[name]) for name in first) > len(first) / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"embedding_dim": 20}, ConfigError, r"model.embedding_dim \(20\) must be a multiple of 4 \* num_heads \(8\)"),
+        ({"vocab_size": 100}, ConfigError, r"model.vocab_size \(100\) must be between 260 and"),
+        ({"world": "frozenlake"}, WorldError, 'unknown world "frozenlake"; did you mean "frozen_lake"'),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        DreamingReasoningLLM(SMALL, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_a_warning_where_it_was_asked_for(tmp_path):
+    with pytest.warns(UserWarning, match=r'device "cuda" is not available; using the CPU') as caught:
+        model = DreamingReasoningLLM(SMALL, device="cuda")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert model.device == torch.device("cpu")
+    model.save_pretrained(tmp_path / "model")
+    with pytest.warns(UserWarning, match="using the CPU") as caught:
+        assert DreamingReasoningLLM.load_pretrained(tmp_path / "model", "cuda:0").device == torch.device("cpu")
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_loop_written_by_hand_lowers_the_loss():
+    model = small(codec_steps=60)
+    batches = list(model.batches(31, scenes=4))
+    held_out = batches.pop()
+    with torch.no_grad():
+        before, parts = model.compute_loss(held_out)
+    torch.testing.assert_close(before, torch.stack([v for k, v in parts.items() if k.startswith("loss/")]).sum())
+    for name in parts:
+        assert explain(f"pretrain/{name}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for batch in batches:
+        loss, _ = model.compute_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        after, learned = model.compute_loss(held_out)
+    assert float(after) < 0.5 * float(before)
+    for name in ("loss/frame", "loss/answer", "loss/belief", "loss/picture"):
+        assert float(learned[name]) < 0.8 * float(parts[name]), name
+
+
+def test_batches_are_those_of_the_seed():
+    first, second = (list(small().batches(2, scenes=3)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert not torch.equal(first[0]["noise_seed"], first[1]["noise_seed"])
+
+
+def test_ppo_steps_go_on_from_each_other():
+    model = small(enable_rl=True)
+    ppo = replace(model.assets.run.ppo, questions_per_iteration=4, minibatch_size=4, num_learners=0, replay_scenes=1)
+    model.assets = model.assets._replace(run=replace(model.assets.run, ppo=ppo))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    first = model.train_step_rl()
+    assert {"exact_match", "policy_loss", "approx_kl"} <= first.keys()
+    assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    trainer = model.trainer
+    model.train_step_rl()
+    assert model.trainer is trainer and trainer.iteration == 2
+
+
+def test_a_model_made_without_rl_says_so():
+    with pytest.raises(ValueError, match=r"enable_rl=False .*; make it with enable_rl=True"):
+        DreamingReasoningLLM(SMALL, enable_rl=False).train_step_rl()
+
+
+def same_results(ours, theirs):
+    """Of :meth:`generate`, pictures and all."""
+    plain = ("text", "graph_data", "rewards", "confidence", "verdict", "question", "focus", "warnings")
+    assert {k: ours[k] for k in plain} == {k: theirs[k] for k in plain}
+    assert np.array_equal(np.asarray(ours["image"]), np.asarray(theirs["image"]))
+    for mine, other in zip(ours["dreams"], theirs["dreams"], strict=True):
+        assert (mine.value, mine.focus, mine.actions) == (other.value, other.focus, other.actions)
+        for a, b in zip(mine.triplets, other.triplets, strict=True):
+            assert np.array_equal(a.result, b.result) and (a.belief, a.experts) == (b.belief, b.experts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"use_dream_memory": True, "expert_types": ("temporal", "causal"), "use_cross_expert_attention": True},
+        {"use_learned_edges": True, "use_node_memory": True, "positions": "alibi", "load_balance": "bias"},
+        {"vision_backbone": "lite", "use_contrastive_loss": True, "positions": "learned", "attention": "sparsemax"},
+    ],
+    ids=["default", "memory", "graph", "vision"],
+)
+def test_a_model_that_was_saved_answers_the_same(make_loaded, tmp_path, changes):
+    model = make_loaded(model=changes).model
+    model.save_pretrained(tmp_path / "model")
+    again = DreamingReasoningLLM.load_pretrained(tmp_path / "model")
+    assert again.config == model.config and not again.training
+    for seed in range(2):
+        asked = {"seed": seed, "return_dreams": True, "output_mode": "both", "temperature": 1.0}
+        same_results(model.generate(**asked), again.generate(**asked))
+
+
+def test_dreams_are_returned_if_asked_for(loaded):
+    short, long = loaded.model.generate(seed=1), loaded.model.generate(seed=1, return_dreams=True)
+    assert "dreams" not in short and len(long.pop("dreams")) == 3
+    assert short == long
+
+
+def test_thinking_can_be_looked_at(loaded, tmp_path):
+    """Filmstrips above the graph, as large as both together, and the same picture in the file."""
+    from dreamrl.filmstrip import filmstrip
+    from dreamrl.graph_view import draw_graph
+
+    sheet = loaded.model.visualize_thinking(save=tmp_path / "new" / "thoughts.png", seed=2, num_dreams=2)
+    result = loaded.model.generate(return_dreams=True, seed=2, num_dreams=2)
+    graph = draw_graph(result["graph_data"])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "thoughts.png")), np.asarray(sheet))
+    assert np.array_equal(np.asarray(sheet)[-graph.height :, : graph.width], np.asarray(graph.convert("RGB")))
+    words = (result["question"], result["text"], "not a plan that can be followed, so it counts as wrong")
+    strip = np.asarray(filmstrip(result["dreams"], *words, patch_size=16))
+    assert np.array_equal(np.asarray(sheet)[: strip.shape[0], : strip.shape[1]], strip)
+
+
+def test_assets_that_were_made_before_are_used_as_they_are(loaded):
+    model = DreamingReasoningLLM(assets=Assets(loaded.run, loaded.world, loaded.text))
+    assert model.config is loaded.run.model and model.loaded.world is loaded.world and model.loaded.text is loaded.text
+    assert model.loaded.model is model
+
+
+@pytest.mark.parametrize("directory", ["none", "file"])
+def test_a_directory_without_a_model_is_refused(tmp_path, directory):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="give the model/ directory of a run"):
+        DreamingReasoningLLM.load_pretrained(tmp_path / directory)
+
+
+PLAIN = """
+import sys
+sys.modules["ray"] = None  # importing it fails from here on
+from dataclasses import replace
+from dreamrl import DreamingReasoningLLM
+from dreamrl.config import DreamingConfig, PPOConfig, PretrainConfig
+model = DreamingReasoningLLM(DreamingConfig(embedding_dim=16, num_heads=2, codec_hidden=16, dream_length=2))
+ppo = PPOConfig(questions_per_iteration=2, minibatch_size=2, num_learners=0, replay_scenes=1)
+model.assets = model.assets._replace(run=replace(model.assets.run, pretrain=PretrainConfig(codec_steps=2), ppo=ppo))
+for batch in model.batches(1, scenes=2):
+    model.compute_loss(batch)[0].backward()
+model.train_step_rl()
+model.generate(output_mode="both")
+model.save_pretrained("model")
+assert DreamingReasoningLLM.load_pretrained("model").generate()["text"] == model.generate()["text"]
+"""
+
+
+def test_all_of_it_runs_where_ray_is_not_installed(tmp_path):
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True
     )
-    step, slot = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 1, 2, 3, 1, 0])
-    return what, grid, step, slot, loaded.model.input_tokenizer(text)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("stochastic", [False, True])
-@pytest.mark.parametrize("heat", [None, 0.0, 1.0, 2.5])
-def test_scoring_a_sampled_step_finds_its_log_probability(loaded, stochastic, heat):
-    model, inputs = model_with(loaded, stochastic), dream_inputs(loaded)
-    temperature = None if heat is None else torch.full((ROWS,), heat)
-    drawn = model.dream_step(*inputs, uniform=rand(ROWS, PATCHES + 2), temperature=temperature)
-    scored = model.dream_step(*inputs, taken=(drawn.action, drawn.result, drawn.belief))
-    for name in ("logp", "entropy", "value", "result_logits", "belief_logits"):
-        torch.testing.assert_close(getattr(scored, name), getattr(drawn, name), atol=1e-5, rtol=1e-5, msg=name)
-    assert torch.equal(scored.action, drawn.action) and torch.equal(scored.result, drawn.result)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("stochastic", [False, True])
-def test_log_probability_by_hand(loaded, stochastic):
-    model, (what, grid, step, slot, prompt) = model_with(loaded, stochastic), dream_inputs(loaded)
-    out = model.dream_step(what, grid, step, slot, prompt, uniform=rand(ROWS, PATCHES + 2, seed=1))
-    for row in range(ROWS):
-        one = torch.tensor([row])
-        look = model.dream_generator.look(what[one], grid[one], step[one], slot[one], prompt_rows(prompt, one))
-        codes, belief = model.dream_generator.imagine(look, what[one], out.action[one])
-        probs = look.action_logits[0].softmax(-1)
-        expected = probs[out.action[row]].log()
-        if stochastic:
-            expected = expected + belief[0].softmax(-1)[out.belief[row]].log()
-            for patch in range(int(grid[row].prod())):
-                expected = expected + codes[0, patch].softmax(-1)[out.result[row, patch]].log()
-        torch.testing.assert_close(out.logp[row], expected, atol=1e-4, rtol=1e-5)
-        torch.testing.assert_close(out.entropy[row], -(probs * probs.log()).sum(), atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_what_is_not_in_the_log_probability_is_not_random(loaded):
-    model, inputs = model_with(loaded, False), dream_inputs(loaded)
-    out = model.dream_step(*inputs, uniform=rand(ROWS, PATCHES + 2))
-    dice = rand(ROWS, PATCHES + 2, seed=1)
-    dice[:, 0] = rand(ROWS, PATCHES + 2)[:, 0]  # the same actions, everything else drawn anew
-    again = model.dream_step(*inputs, uniform=dice)
-    for name in ("action", "result", "belief"):
-        assert torch.equal(getattr(again, name), getattr(out, name))
-    mask = torch.arange(PATCHES) < inputs[1].prod(1, keepdim=True)
-    assert torch.equal(out.result[mask], out.result_logits.argmax(-1)[mask])
-    assert (out.result[~mask] == model.pad_code).all()
-    stochastic = model_with(loaded, True)
-    first, second = (stochastic.dream_step(*inputs, uniform=u) for u in (rand(ROWS, PATCHES + 2), dice))
-    assert torch.equal(first.action, second.action) and not torch.equal(first.result, second.result)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("stochastic", [False, True])
-def test_uniform_numbers_alone_decide(loaded, stochastic):
-    model, (what, grid, step, slot, prompt) = model_with(loaded, stochastic), dream_inputs(loaded)
-    dice = rand(ROWS, PATCHES + 2)
-    torch.manual_seed(0)
-    together = model.dream_step(what, grid, step, slot, prompt, uniform=dice)
-    torch.manual_seed(1)
-    for row in range(ROWS):
-        one, size = torch.tensor([row]), int(grid[row].prod())
-        alone = model.dream_step(
-            what[one, :size], grid[one], step[one], slot[one], prompt_rows(prompt, one), dice[one, : size + 2]
-        )
-        assert int(alone.action) == int(together.action[row])
-        assert int(alone.belief) == int(together.belief[row])
-        assert alone.result[0].tolist() == together.result[row, :size].tolist()
-
-
-QUESTIONS, DREAMS, STEPS = 5, 3, 4
-
-
-def read_dreams(loaded, model):
-    generator = torch.Generator().manual_seed(0)
-    codes = loaded.model.config.num_codes
-    text = torch.stack([torch.from_numpy(loaded.text.encode(f"Way {i}?", 24)) for i in range(QUESTIONS)])
-    prompt = model.input_tokenizer(text)
-    reading = model.read(
-        torch.randint(codes, (QUESTIONS, DREAMS, STEPS + 1, 9), generator=generator),
-        torch.randint(4, (QUESTIONS, DREAMS, STEPS), generator=generator),
-        torch.randint(4, (QUESTIONS, DREAMS, STEPS), generator=generator),
-        torch.randint(1, STEPS + 1, (QUESTIONS, DREAMS), generator=generator),
-        prompt,
-    )
-    return reading, prompt
-
-
-def logp_by_hand(model, reading, prompt, focus, tokens):
-    """Of choosing ``focus`` and then writing ``tokens`` up to and with the end mark, one word at a time."""
-    out = []
-    for q in range(len(focus)):
-        one = torch.tensor([q])
-        memory = model.output_decoder.memory(
-            type(reading)(*(r[one] for r in reading)), focus[one], prompt_rows(prompt, one)
-        )
-        total = reading.focus_logits[q].softmax(-1)[focus[q]].log()
-        written = [BOS]
-        for token in tokens[q].tolist():
-            logits = model.output_decoder(torch.tensor([written]), *memory)[0, -1]
-            total = total + logits.softmax(-1)[token].log()
-            written.append(token)
-            if token == EOS:
-                break
-        out.append(total)
-    return torch.stack(out)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("seed", [None, 0, 1])
-def test_scoring_a_written_answer_finds_its_log_probability(loaded, seed):
-    model = loaded.model
-    reading, prompt = read_dreams(loaded, model)
-    dice = None if seed is None else rand(QUESTIONS, model.config.max_answer_tokens + 1, seed=seed)
-    out = model.answer(reading, prompt, dice)
-    scored = model.score_answer(reading, prompt, out.focus, out.tokens)
-    torch.testing.assert_close(scored.logp, out.logp, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        out.logp, logp_by_hand(model, reading, prompt, out.focus, out.tokens), atol=1e-3, rtol=1e-4
-    )
-    probs = reading.focus_logits.softmax(-1)
-    torch.testing.assert_close(out.entropy, -(probs * probs.log()).sum(-1))
-
-
-def favour(model, token, strength):
-    """Make the decoder give ``token`` a logit higher by ``strength`` everywhere."""
-    weight, norm = model.output_decoder.text.weight, model.output_decoder.norm
-    direction = weight[token].clone()
-    norm.bias += strength * direction / (direction @ direction)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("token", [PAD, BOS, EOS])
-@pytest.mark.parametrize("strength", [3.0, 8.0])
-def test_log_probability_counts_every_sampled_token(loaded, token, strength):
-    model = copy.deepcopy(loaded.model)
-    favour(model, token, strength)
-    reading, prompt = read_dreams(loaded, model)
-    out = model.answer(reading, prompt, rand(QUESTIONS, model.config.max_answer_tokens + 1, seed=2))
-    torch.testing.assert_close(
-        out.logp, logp_by_hand(model, reading, prompt, out.focus, out.tokens), atol=1e-3, rtol=1e-4
-    )
-
-
-@torch.no_grad()
-def test_answers_are_greedy_without_dice_and_end_once(loaded):
-    model = copy.deepcopy(loaded.model)
-    favour(model, EOS, 4.0)
-    reading, prompt = read_dreams(loaded, model)
-    greedy = model.answer(reading, prompt)
-    assert torch.equal(greedy.focus, reading.focus_logits.argmax(-1))
-    length = model.config.max_answer_tokens
-    written = set()
-    for seed in range(10):
-        drawn = model.answer(reading, prompt, rand(QUESTIONS, length + 1, seed=seed))
-        assert (drawn.logp <= 0).all()
-        for tokens in drawn.tokens.tolist():
-            assert tokens.count(EOS) <= 1
-            if EOS in tokens:
-                assert set(tokens[tokens.index(EOS) + 1 :]) <= {PAD}
-            written.add(tuple(tokens))
-    assert len(written) > 20
-    for q in range(QUESTIONS):
-        one = torch.tensor([q])
-        memory = model.output_decoder.memory(
-            type(reading)(*(r[one] for r in reading)), greedy.focus[one], prompt_rows(prompt, one)
-        )
-        inputs = [BOS]
-        for token in greedy.tokens[q].tolist():
-            assert token == int(model.output_decoder(torch.tensor([inputs]), *memory)[0, -1].argmax())
-            inputs.append(token)
-            if token == EOS:
-                break
-
-
-@torch.no_grad()
-def test_answers_depend_on_their_own_dice_only(loaded):
-    model = loaded.model
-    reading, prompt = read_dreams(loaded, model)
-    dice = rand(QUESTIONS, model.config.max_answer_tokens + 1)
-    together = model.answer(reading, prompt, dice)
-    for q in range(QUESTIONS):
-        one = torch.tensor([q])
-        alone = model.answer(type(reading)(*(r[one] for r in reading)), prompt_rows(prompt, one), dice[one])
-        assert alone.tokens[0].tolist() == together.tokens[q].tolist()
-        assert int(alone.focus) == int(together.focus[q])
-
-
-@torch.no_grad()
-def test_an_empty_or_odd_prompt_is_read(loaded):
-    text = torch.stack([torch.from_numpy(loaded.text.encode(t, 24)) for t in ("", "a", "👍")])
-    prompt = loaded.model.input_tokenizer(text)
-    assert prompt.tokens.isfinite().all() and prompt.summary.isfinite().all()
-    what, grid, step, slot, _ = (part[:3] for part in dream_inputs(loaded)[:4] + (torch.zeros(3),))
-    out = loaded.model.dream_step(what, grid, step, slot, prompt, uniform=rand(3, PATCHES + 2))
-    assert out.logp.isfinite().all() and out.value.isfinite().all()
+    assert done.returncode == 0, done.stderr.decode()

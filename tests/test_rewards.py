@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from dreamrl.config import PPOConfig
-from dreamrl.rewards import answer_correctness, coherence, creativity, faithfulness, potential, progress
+from dreamrl.rewards import (
+    answer_correctness,
+    coherence,
+    creativity,
+    faithfulness,
+    naive_progress,
+    potential,
+    progress,
+)
 from envs.questions import potentials, stream
 from envs.world import Question, QuestionKind, Split, random_play, roll
 from envs.worlds.frozen_lake import FrozenLake
@@ -149,6 +157,22 @@ def test_a_closed_walk_earns_exactly_nothing_without_discount():
     for scene in boards(10):
         for walk in closed_walks(scene):
             assert sum(shaping(scene, walk, 1.0)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("laps", [1, 2, 4])
+def test_the_naive_progress_pays_for_walking_back_and_forth(laps):
+    """0.8 a lap: why it is not the default. The potential-based one pays nothing for the same walks."""
+    scene = FrozenLake().scene({"desc": ["SFF", "FFF", "FFG"]})
+    question = Question(kind=QuestionKind.PLAN, text="", scene=scene)
+    phi = potentials(question, roll(scene, (2, 0) * laps), 8)
+    steps = list(zip(phi, phi[1:], strict=False))
+    assert [naive_progress(*step) for step in steps] == [1.0, -0.2] * laps
+    assert sum(naive_progress(*step) for step in steps) == pytest.approx(0.8 * laps)
+    assert sum(progress(*step, 1.0) for step in steps) == pytest.approx(0)
+    assert sum(progress(*step, 0.95) for step in steps) <= 0
+    arrived = potentials(question, roll(scene, (2, 2, 1, 1)), 8)
+    straight = sum(naive_progress(*step) for step in zip(arrived, arrived[1:], strict=False))
+    assert straight == 4 and naive_progress(0.5, 0.5) == 0  # five laps pay as much as arriving
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)

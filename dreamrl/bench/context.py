@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dreamrl.dreaming_config import POSITIONS
 from dreamrl.nn.layers import Block
 from dreamrl.nn.positional import TextPositions
 
@@ -197,7 +198,9 @@ def _update(model: ContextModel, optimizer: torch.optim.Optimizer, texts: Texts,
     optimizer.step()
 
 
-def bench(kinds: tuple[str, ...], steps: int, seed: int, directory: Path | None = None) -> dict[str, dict]:
+def bench(
+    kinds: tuple[str, ...] = POSITIONS, steps: int = 1500, seed: int = 0, directory: Path | None = None
+) -> dict[str, dict]:
     """Train and measure each kind of positions.
 
     rope+yarn is trained as plain rope and stretched ``YARN_FACTOR`` times afterwards. "zero_shot" are its and the

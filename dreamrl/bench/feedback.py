@@ -21,16 +21,17 @@ import numpy as np
 
 from dreamrl.evaluate import CHUNK, held_out
 from dreamrl.feedback import learn_from_feedback
-from dreamrl.imagine import GREEDY, Imagined, Wording, answer, imagine
+from dreamrl.feedback_training import FeedbackSettings
+from dreamrl.imagine import GREEDY, Wording, answer, imagine
 from dreamrl.process import settle
 from dreamrl.saving import Loaded, load_pretrained
-from dreamrl.statistics import bootstrap_interval
+from dreamrl.statistics import bootstrap_interval, expected_calibration_error
 from envs.questions import stream
 from envs.world import QuestionKind, Scene, Split
 from envs.worlds.frozen_lake import parse_plan, plan_text
 
-KINDS = ("preferences", "ratings", "shuffled")
-"""shuffled: preferences whose chosen answer is decided by a coin; the control."""
+KINDS = ("preferences", "ratings", "shuffled", "shuffled-trusted")
+"""The last two are controls, preferences decided by a coin; in the last of them the scorer is followed fully."""
 WORDINGS = ("commas", "then")
 DREAMS = 4
 
@@ -53,7 +54,7 @@ def examples(loaded: Loaded, kind: str, liked: int, count: int, seed: int) -> li
         if kind == "ratings":
             out.append(about | {"answer": wordings[shown], "reward": 1.0 if shown == liked else -1.0})
         else:
-            chosen = shown if kind == "shuffled" else liked
+            chosen = liked if kind == "preferences" else shown  # a coin, where it is shuffled
             out.append(about | {"chosen": wordings[chosen], "rejected": wordings[1 - chosen]})
     return out
 
@@ -89,20 +90,23 @@ class Exam:
         ]
 
     def __call__(self, loaded: Loaded, liked: int) -> dict[str, Any]:
-        """Share of plans in wording ``liked``, sampled at temperature 1 and greedy; share of exact answers."""
+        """Share of plans in wording ``liked``, sampled at temperature 1 and greedy; exact answers; calibration error.
+
+        ``..._styles`` count the plans in each wording, ``..._exact_ci`` is the 95% interval of ``..._exact``.
+        """
         out: dict[str, Any] = {}
         for name, wording in (("greedy", GREEDY), ("sampled", Wording(temperature=1.0, seed=1))):
-            texts = [text for imagined in self.imagined for text in self._texts(loaded, imagined, wording)]
+            answers = [answer(loaded, imagined, DREAMS, wording) for imagined in self.imagined]
+            texts = [text for part in answers for text in part.texts]
             styles = Counter(style for style in (wording_of(loaded, text) for text in texts) if style)
             exact = np.array([loaded.world.verify(q, t).exact for q, t in zip(self.questions, texts, strict=True)])
+            confidence = np.concatenate([part.confidence for part in answers])
             out[f"{name}_liked"] = styles[WORDINGS[liked]] / max(1, sum(styles.values()))
             out[f"{name}_exact"] = float(exact.mean())
-            out[f"{name}_styles"] = dict(styles)
             out[f"{name}_exact_ci"] = bootstrap_interval(exact, 1000, seed=0)
+            out[f"{name}_ece"] = expected_calibration_error(confidence, exact)
+            out[f"{name}_styles"] = dict(styles)
         return out
-
-    def _texts(self, loaded: Loaded, imagined: Imagined, wording: Wording) -> list[str]:
-        return answer(loaded, imagined, DREAMS, wording).texts
 
 
 def bench(
@@ -113,7 +117,6 @@ def bench(
     count: int = 400,
     boards: int = 300,
     num_epochs: int = 3,
-    **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """Learn from each kind of feedback in favour of each wording, every time from the model in ``model_dir``.
 
@@ -121,27 +124,24 @@ def bench(
         model_dir: a trained model; it is not changed.
         seed: of examples, learning and test boards.
         kinds: of ``KINDS``.
-        liked: places in ``WORDINGS``.
+        liked: places in ``WORDINGS``; the controls like neither and run for the first only.
         count: examples.
         boards: test boards.
         num_epochs: passes over the training questions.
-        options: of :func:`dreamrl.feedback.learn_from_feedback`.
 
     Returns:
-        {"<kind>/<wording>": {"before", "after" as measured on the test boards, "metrics" of the learning,
-        "seconds"}}.
+        {"<kind>/<wording>": {"before", "after" as measured by :class:`Exam`, "metrics" of the learning, "seconds"}}.
     """
-    out = {}
-    exam = Exam(load_pretrained(model_dir), boards, seed)
+    out, exam = {}, Exam(load_pretrained(model_dir), boards, seed)
     for kind in kinds:
-        for wording in liked:
+        settings = FeedbackSettings(use_trust=kind != "shuffled-trusted")
+        for wording in liked[:1] if kind.startswith("shuffled") else liked:
             loaded = load_pretrained(model_dir)
             given = examples(loaded, kind, wording, count, seed)
             before, began = exam(loaded, wording), time.perf_counter()
-            metrics = learn_from_feedback(loaded, given, num_epochs, seed=seed, **options)
-            seconds = time.perf_counter() - began
-            after = exam(loaded, wording)
-            found = {"before": before, "after": after, "metrics": metrics, "seconds": round(seconds, 1)}
+            metrics = learn_from_feedback(loaded, given, num_epochs, seed=seed, settings=settings)
+            seconds = round(time.perf_counter() - began, 1)
+            found = {"before": before, "after": exam(loaded, wording), "metrics": metrics, "seconds": seconds}
             out[f"{kind}/{WORDINGS[wording]}"] = found
     return out
 

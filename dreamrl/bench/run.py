@@ -21,6 +21,7 @@ BENCHMARKS = {
     "graph": "time of reading dreams against their number and length",
     "decode": "writing with the key-value cache against without",
     "context": "loss and retrieval at 512 to 4096 tokens, for every kind of positions",
+    "reward": "how well the reward model tells true dreams from corrupted ones on held-out boards",
     "feedback": "how far feedback moves a style, and what it costs (model_dir=DIR)",
 }
 """Name -> what it measures."""

@@ -1,8 +1,12 @@
 """The decision process on known boards: rewards by hand, who is heard when, and what is to be read."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from dreamrl.config import RewardConfig
+from dreamrl.dreaming_config import REWARD_COMPONENTS
 from dreamrl.nn.codec import FrameCodes
 from dreamrl.rewards import potential, progress
 from envs.reasoning_batch import Phase, ReasoningBatch
@@ -38,10 +42,10 @@ def predict(script, desc=MAZE):
 
 
 class Play:
-    """A batch of one question, whose dreams are steered by hand."""
+    """A batch of one question, whose dreams are steered by hand; ``run`` replaces the settings."""
 
-    def __init__(self, loaded, codec, question, dreams):
-        self.batch = ReasoningBatch(loaded.run, loaded.world, loaded.text, TileJudge(codec), dreams)
+    def __init__(self, loaded, codec, question, dreams, run=None):
+        self.batch = ReasoningBatch(run or loaded.run, loaded.world, loaded.text, TileJudge(codec), dreams)
         self.text, self.question = loaded.text, question
         self.batch.make_room([question])
         self.batch.reset([question])
@@ -80,7 +84,7 @@ class Play:
 
 @pytest.fixture
 def play(loaded, tile_codec):
-    return lambda question, dreams: Play(loaded, tile_codec, question, dreams)
+    return lambda question, dreams, run=None: Play(loaded, tile_codec, question, dreams, run)
 
 
 def shaped(run, before, after):
@@ -114,10 +118,61 @@ def test_rewards_of_perfect_dreams_by_hand(loaded, play):
     assert parts["coherence"] == pytest.approx(np.mean(mean))
 
 
+@pytest.mark.parametrize("left_out", REWARD_COMPONENTS)
+def test_a_component_that_is_left_out_is_not_paid(loaded, play, left_out):
+    """The same dreams and answer with one component less: the pay falls by what that component paid, no more."""
+
+    def pay(run):
+        game = play(plan(), 2, run)
+        rewards = game.perfect((RIGHT, RIGHT), (RIGHT, DOWN), (DOWN, DOWN), (DOWN, DOWN))
+        return rewards, game.answer("right, right, down, down"), game.batch.breakdown(0)
+
+    rest = tuple(name for name in REWARD_COMPONENTS if name != left_out)
+    less = dataclasses.replace(loaded.run, model=dataclasses.replace(loaded.run.model, reward_components=rest))
+    (rewards, answer, parts), (fewer, answered, same) = pay(loaded.run), pay(less)
+    assert parts == same  # it is measured all the same
+    weights = loaded.run.reward
+    assert answer - answered == (weights.correctness if left_out == "correctness" else 0)
+    cost = {a: weights.coherence * (COHERENT[a] - 1) / 4 for a in (DOWN, RIGHT)}
+    expected = {
+        "faithfulness": np.zeros((4, 2)),
+        "coherence": np.array([[cost[RIGHT]] * 2, [cost[RIGHT], cost[DOWN]], [cost[DOWN], 0], [cost[DOWN], 0]]),
+        "correctness": np.array([[0, 0], [0, 0], [0, 0], [weights.correctness, 0]]),
+        "creativity": np.array([[0, 0], [0, 0], [0, 0], [weights.creativity * 0.75] * 2]),
+    }
+    assert rewards - fewer == pytest.approx(expected[left_out], abs=1e-6)
+    assert less.reward_weight(left_out) == 0 and loaded.run.reward_weight(left_out) > 0
+
+
+def test_unfaithful_dreams_lose_nothing_when_faithfulness_is_left_out(loaded, play):
+    rest = tuple(name for name in REWARD_COMPONENTS if name != "faithfulness")
+    less = dataclasses.replace(loaded.run, model=dataclasses.replace(loaded.run.model, reward_components=rest))
+    pays = []
+    for run in (loaded.run, less):
+        game = play(plan(), 1, run)
+        first = game.batch.frames[0, 0, 0, :9].copy()
+        pays.append(float(game.step((RIGHT, first, CONTINUE))[0]))
+    assert pays[1] - pays[0] == pytest.approx(loaded.run.reward.faithfulness / 4, abs=1e-6)
+
+
+def test_naive_shaping_pays_for_laps_and_potentials_do_not(loaded, play):
+    """Right, left, right, left: 0.8 a lap with reward.shaping=naive; the default pays less than nothing."""
+    pays = {}
+    for shaping in ("naive", "potential"):
+        reward = RewardConfig(faithfulness=0, coherence=0, correctness=0, creativity=0, progress=0.5, shaping=shaping)
+        game = play(plan(), 1, dataclasses.replace(loaded.run, reward=reward))
+        pays[shaping] = game.perfect((RIGHT,), (LEFT,), (RIGHT,), (LEFT,))[:, 0]
+    assert pays["naive"] == pytest.approx([0.5, -0.1, 0.5, -0.1])
+    phi, gamma = [potential(d, 4) for d in (4, 3, 4, 3, 4)], loaded.run.ppo.gamma
+    assert pays["potential"] == pytest.approx([0.5 * (gamma * b - a) for a, b in zip(phi, phi[1:], strict=False)])
+    assert pays["potential"].sum() <= 0
+
+
 @pytest.mark.parametrize(
     "text, pay",
     [
         ("right, right, down, down", 1.0),
+        ("right then right then down then down", 1.0),
         ("down, down, right, right", 1.0),
         ("right, left, right, right, down, down", 0.5),
         ("right, right, down", 0.0),

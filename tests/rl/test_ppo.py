@@ -6,24 +6,42 @@ import numpy as np
 import pytest
 import torch
 
+from dreamrl import policy
+from dreamrl.columns import TRUTH, nested
 from dreamrl.config import DreamingConfig, PPOConfig, RunConfig
+from dreamrl.ppo import PPOTrainer
+from dreamrl.ppo_loss import dream_loss, ppo_loss
 from dreamrl.pretrain import train_codec
-from dreamrl.rl.learner import policy_losses
-from dreamrl.rl.train import algorithm_config, learner_tensors, model_part, restore_learners
-from dreamrl.saving import new_model, save_pretrained
+from dreamrl.rl.learner import PLACE
+from dreamrl.rl.module import SCORED
+from dreamrl.rl.train import algorithm_config, iteration_metrics, learner_tensors, model_part, restore_learners
+from dreamrl.saving import load_pretrained, new_model, save_pretrained, weights
 from envs.reasoning_batch import Phase
+from envs.world import Outcome
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def tiny_run(stochastic: bool = False) -> RunConfig:
+KINDS = {
+    "default": {},
+    "stochastic": {"stochastic_results": True},
+    "everything": {
+        "stochastic_results": True,
+        "use_dream_memory": True,
+        "expert_types": ("spatial", "temporal", "causal", "abstract"),
+        "use_cross_expert_attention": True,
+        "use_learned_edges": True,
+        "use_node_memory": True,
+        "vision_backbone": "lite",
+        "moe_noise_std": 1.0,
+        "token_masking": 0.3,
+    },
+}
+
+
+def tiny_run(**changes) -> RunConfig:
     model = DreamingConfig(
-        embedding_dim=16,
-        num_heads=2,
-        codec_hidden=32,
-        num_dream_sequences=3,
-        dream_length=4,
-        stochastic_results=stochastic,
+        embedding_dim=16, num_heads=2, codec_hidden=32, num_dream_sequences=3, dream_length=4, **changes
     )
     ppo = PPOConfig(
         iterations=3, questions_per_iteration=12, minibatch_size=20, replay_scenes=2, num_learners=0, predict_share=0.3
@@ -40,16 +58,17 @@ def ray_here():
     ray.shutdown()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["deterministic-results", "stochastic-results"])
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def model_dir(request, tmp_path_factory):
     from dreamrl.data import RandomPlay
 
-    run = tiny_run(request.param)
+    run = tiny_run(**request.param)
     loaded = new_model(run)
     train_codec(loaded, RandomPlay(run, loaded.world, loaded.text, loaded.model.codec))
     with torch.no_grad():  # an uneven policy and router: a wrong logp cannot hide behind uniform probabilities
         for parameter in loaded.model.dream_generator.policy.parameters():
-            parameter.normal_()
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+        loaded.model.dream_generator.belief.bias[Outcome.CONTINUE] += 2.0  # dreams of several steps
     directory = tmp_path_factory.mktemp("model") / "model"
     save_pretrained(loaded, directory)
     return directory, run
@@ -77,11 +96,11 @@ def test_ratio_is_one_before_the_first_update(algorithm, model_dir):
     _, run = model_dir
     _, batch, module = sampled_batch(algorithm)
     assert (batch["obs"]["phase"] == Phase.ANSWER).any() and (batch["obs"]["phase"] == Phase.DREAM).any()
-    out = module.forward_train(batch)
-    _, metrics = policy_losses(run.ppo, batch, out)
+    scored = module.forward_train(batch)[SCORED]
+    _, metrics = dream_loss(run, batch, scored.dreams)
     assert float(metrics["max_ratio_error"]) < 1e-4
     assert abs(float(metrics["approx_kl"])) < 1e-6
-    answers = out["answers"]
+    answers = scored.answers
     assert torch.allclose(answers.logp, batch["action_logp"][answers.question], atol=1e-4)
     assert float(batch["dream_logp"].abs().amax()) > 0.1  # there is a probability to be wrong about
 
@@ -95,9 +114,66 @@ def test_a_missing_part_of_the_logp_is_caught(algorithm, model_dir):
         module.model.config = replace(run.model, stochastic_results=False)  # logp of the action alone
     else:
         changed["actions"]["action"] = (batch["actions"]["action"] + 1) % 4
-    _, metrics = policy_losses(run.ppo, changed, module.forward_train(changed))
+    _, metrics = dream_loss(run, changed, module.forward_train(changed)[SCORED].dreams)
     module.model.config = run.model
     assert float(metrics["max_ratio_error"]) > 1e-2
+
+
+def test_the_plain_trainer_samples_the_same_columns_in_the_same_order(algorithm, model_dir):
+    """Same questions, actions, advantages and targets, shuffled alike, as through Ray's episodes."""
+    directory, run = model_dir
+    trainer = PPOTrainer(load_pretrained(directory))
+    for iteration in range(2):
+        episodes, batch, _ = sampled_batch(algorithm)
+        trainer.iteration = iteration
+        ours, parts = trainer.sample()
+        assert len({e.get_infos()[0]["question"] for e in episodes}) > 1
+        theirs = {k: v for k, v in batch.items() if k != PLACE}
+        mine = nested(ours)
+        assert mine.keys() == theirs.keys()
+        for group in ("obs", "actions"):
+            assert mine[group].keys() == theirs[group].keys()
+            assert all(torch.equal(mine[group][k], theirs[group][k]) for k in mine[group])
+        assert all(torch.equal(mine[k], theirs[k]) for k in mine.keys() - {"obs", "actions"})
+        logged = algorithm.env_runner_group.local_env_runner.metrics.peek(("reward_parts",))
+        assert parts == pytest.approx({k: float(v) for k, v in logged.items()}, abs=1e-6)
+        algorithm.env_runner_group.local_env_runner._weights_seq_no = iteration + 1
+
+
+def test_the_plain_trainer_computes_the_same_loss_and_the_same_update(algorithm, model_dir):
+    directory, run = model_dir
+    loaded = load_pretrained(directory)
+    trainer = PPOTrainer(loaded)
+    _, batch, module = sampled_batch(algorithm)
+    learner = algorithm.learner_group._learner
+    first = next(trainer.minibatches(trainer.sample()[0]))
+    size = len(first["action_logp"])
+    theirs = {k: v[:size] for k, v in batch.items() if k not in ("obs", "actions")}
+    theirs |= {group: {k: v[:size] for k, v in batch[group].items()} for group in ("obs", "actions")}
+    loss = learner.compute_loss_for_module(
+        module_id="default_policy",
+        config=learner.config.get_config_for_module("default_policy"),
+        batch=theirs,
+        fwd_out=module.forward_train(theirs),
+    )
+    scored = policy.score(loaded.model, first["obs"], first["actions"], {k: first[k] for k in TRUTH})
+    own, _ = ppo_loss(run, loaded.model, first, scored, trainer.replay.batch(0, run.ppo.replay_scenes, key=4))
+    torch.testing.assert_close(loss, own, atol=1e-6, rtol=1e-6)
+
+
+def test_the_plain_trainer_ends_with_the_same_weights(algorithm, model_dir):
+    """Two whole iterations: the same minibatches, replay, clipping, optimizer and learning rate."""
+    directory, _ = model_dir
+    loaded = load_pretrained(directory)
+    trainer = PPOTrainer(loaded)
+    for _ in range(2):
+        theirs = iteration_metrics(algorithm.train(), 1.0)
+        ours = trainer.iterate()
+        for name in ("exact_match", "faithfulness", "progress", "dream_length"):
+            assert ours[name] == pytest.approx(theirs[f"ppo/{name}"], abs=1e-6)
+    state = model_part(learner_tensors(algorithm))
+    for name, tensor in weights(loaded.model).items():
+        torch.testing.assert_close(tensor, state[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_advantages_are_those_of_the_episodes(algorithm, model_dir):
@@ -183,11 +259,12 @@ def test_two_runners_sample_what_one_does(model_dir):
         config.validate()
         runner = DreamEnvRunner(config=config, worker_index=index)
         runner.run = replace(run, ppo=replace(run.ppo, num_env_runners=runners))
-        return [(e.get_infos()[0]["question"], round(e.get_return(), 4), len(e)) for e in runner.sample()]
+        return [(e.get_infos()[0]["question"], len(e), e.get_return()) for e in runner.sample()]
 
     together = play(0, 0)
-    first, second = play(2, 1), play(2, 2)
-    assert [together[0::2], together[1::2]] == [first, second]
+    for ours, theirs in zip((together[0::2], together[1::2]), (play(2, 1), play(2, 2)), strict=True):
+        assert [e[:2] for e in ours] == [e[:2] for e in theirs]
+        assert [e[2] for e in ours] == pytest.approx([e[2] for e in theirs], abs=1e-3)
 
 
 def test_stock_env_runner_can_step_the_environment_and_train(model_dir):

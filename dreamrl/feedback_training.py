@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -144,7 +145,7 @@ class AnswerTrainer:
         """See the class."""
         self.loaded, self.read, self.liking, self.settings, self.seed = loaded, read, liking, settings, seed
         self.decoder = loaded.model.output_decoder
-        self.start = copy.deepcopy(self.decoder, {id(self.decoder.text): self.decoder.text}).requires_grad_(False)
+        self.start = copy.deepcopy(self.decoder, {id(self.decoder.text): self.decoder.text})
         self.trained = trained_parameters(loaded)
         self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr)
         self.replay = RandomPlay(loaded.run, loaded.world, loaded.text, loaded.model.codec)
@@ -254,10 +255,10 @@ def learn(
         progress: called after each of ``num_epochs * settings.rounds`` rounds with its metrics.
 
     Returns:
-        ``examples``, ``held_out`` of them; ``scorer_accuracy`` and ``scorer_error`` on those (left out if there are
-        none), ``trust``; ``score`` and ``kl`` of answers sampled on validation boards and ``correctness`` (share of
-        exact greedy answers) there, before as ``score_before`` and after as ``score_after``; and for each epoch
-        ``epoch_1/score``, ``/correctness``, ``/kl``, ``/policy_loss`` and what else PPO reports.
+        ``examples``, ``held_out`` of them; ``scorer_accuracy`` and ``scorer_error`` on those (left out if there is
+        nothing to compare), ``trust``. On validation boards, before as ``score_before`` and after as
+        ``score_after``: ``score`` and ``kl`` of sampled answers and ``correctness``, the share of exact greedy ones.
+        For each epoch ``epoch_1/score``, ``/correctness``, ``/kl``, ``/clip_fraction`` and so on, of training answers.
     """
     settings = settings or FeedbackSettings()
     records = answered(loaded, records)
@@ -268,8 +269,8 @@ def learn(
     unseen = read_questions(loaded, validation_questions(loaded, settings.boards, seed), seed)
     liking = standardise(loaded, fitted, known, seed)
     metrics = {"examples": len(records), "held_out": fitted.held_out, "trust": fitted.trust}
-    if fitted.held_out:
-        metrics |= {"scorer_accuracy": fitted.accuracy, "scorer_error": fitted.error}
+    found = {"scorer_accuracy": fitted.accuracy, "scorer_error": fitted.error}
+    metrics |= {name: value for name, value in found.items() if not math.isnan(value)}
     with only(trained_parameters(loaded), loaded.model):
         trainer = AnswerTrainer(loaded, known, liking, settings, seed)
         metrics |= {f"{name}_before": value for name, value in trainer.measure(unseen).items()}

@@ -96,7 +96,7 @@ class PPOTrainer:
         ppo = self.run.ppo
         truth = {k: batch[k] for k in TRUTH}
         scored = policy.score(self.model, batch[OBS], batch["actions"], truth)
-        index = self.iteration * MOST_MINIBATCHES + number
+        index = (self.iteration + 1) * MOST_MINIBATCHES + number  # iterations count from 1 in replay, as in RLlib
         replay = self.replay.batch(index, ppo.replay_scenes, key=4) if ppo.replay_weight else {}
         loss, metrics = ppo_loss(self.run, self.model, batch, scored, replay)
         self.optimizer.zero_grad()

@@ -91,17 +91,21 @@ def test_eval_reads_items(fake_work, saved_model, tmp_path):
     assert fake_work.calls == [(saved_model, "frozen_lake", [BOARD], 600, 2, (3, 4), 16)]
 
 
-def test_generate_passes_a_scene_or_a_picture(fake_work, saved_model, tmp_path):
-    Image.new("RGB", (32, 32)).save(tmp_path / "board.png")
+def test_generate_passes_a_scene_or_pictures(fake_work, saved_model, tmp_path):
+    for name in ("board.png", "other.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
     fake_work.answer = {"output": "right"}
     scene = ["--world", "frozen_lake", "--options", json.dumps(BOARD)]
     assert main(["generate", str(saved_model), "What now?", *scene, "--watch"]) == 0
-    assert (
-        main(["generate", str(saved_model), "What now?", "--image", "board.png", "--save", "out", "--seed", "4"]) == 0
-    )
+    pictures = ["--image", "board.png", "--image", "other.png", "--save", "out", "--seed", "4", "--output", "both"]
+    words = ["--temperature", "0.7", "--top-p", "0.9", "--max-length", "5", "--dreams", "2"]
+    assert main(["generate", str(saved_model), "What now?", *pictures, *words]) == 0
+    defaults = {"num_dreams": 4, "seed": 0, "output_mode": "text", "temperature": 0.0, "top_p": 1.0, "max_length": None}
+    chosen = {"num_dreams": 2, "seed": 4, "output_mode": "both", "temperature": 0.7, "top_p": 0.9, "max_length": 5}
+    both = [Path("board.png"), Path("other.png")]
     assert fake_work.calls == [
-        (saved_model, "What now?", "frozen_lake", BOARD, None, 4, 0, None, True),
-        (saved_model, "What now?", None, None, Path("board.png"), 4, 4, Path("out"), False),
+        (saved_model, "What now?", "frozen_lake", BOARD, None, None, defaults | {"watch_dreams": True}),
+        (saved_model, "What now?", None, None, both, Path("out"), chosen | {"watch_dreams": False}),
     ]
 
 

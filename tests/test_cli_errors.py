@@ -66,6 +66,13 @@ from dreamrl.errors import UserError
         ("generate model what --world frozen_lake --image file", "--image and --world contradict each other"),
         ("generate model what --image none.png", "cannot read --image none.png: No such file or directory"),
         ("generate model what --image file", "--image file is not a picture in a known format"),
+        ("generate model what --output video", "argument --output: invalid choice: 'video'"),
+        ("generate model what --output image", "--output image needs --save DIR to write the picture to"),
+        ("generate model what --temperature -1", "--temperature (-1) must be between 0 and 100"),
+        ("generate model what --temperature nan", "--temperature (nan) must be between 0 and 100"),
+        ("generate model what --top-p 2", "--top-p (2) must be between 0 and 1"),
+        ("generate model what --max-length 0", "--max-length (0) must be between 1 and"),
+        ("generate model what --top 1", 'dreamrl generate has no flag "--top"; did you mean "--top-p"?'),
         ("generate model what --save full", "full exists and is not an empty directory; choose another --save"),
     ],
 )

@@ -237,7 +237,12 @@ def test_settings_that_cannot_be(loaded):
         dataclasses.replace(SMALL, samples=1)
 
 
-def test_numbers_of_numpy_are_rewards_and_two_examples_no_evidence(own):
-    examples = [{**RATED, "reward": np.float32(0.5)}, {**RATED, "reward": np.int64(-1), "answer": "left"}]
+def test_numbers_of_numpy_are_rewards_and_three_examples_no_evidence(own):
+    examples = [{**RATED, "reward": reward} for reward in (np.float32(0.5), np.int64(-1), 1)]
+    examples = [{**example, "answer": answer} for example, answer in zip(examples, WORDS, strict=False)]
     metrics = learn_from_feedback(own, examples, 1, settings=SMALL)
-    assert metrics["examples"] == 2 and metrics["trust"] == 0
+    assert metrics["examples"] == 3 and metrics["held_out"] == 1 and metrics["trust"] == 0
+    assert "scorer_error" in metrics and "scorer_accuracy" not in metrics  # one rating compares with nothing
+    assert not np.isnan(list(metrics.values())).any()
+    metrics = learn_from_feedback(own, examples, 1, settings=dataclasses.replace(SMALL, use_trust=False))
+    assert metrics["trust"] == 1

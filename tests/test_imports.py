@@ -52,6 +52,15 @@ def test_the_model_and_its_losses_need_no_ray(path):
     assert touches(reachable(ROOT / path), "ray") == []
 
 
+def test_ray_is_imported_where_processes_are_started_and_nowhere_else():
+    """Everything else runs in a plain Python; ``tests/test_model.py`` runs it there."""
+    found = {path for path in relative(SOURCES) if touches(imported(ROOT / path), "ray")}
+    assert {path for path in found if not path.startswith("dreamrl/rl/")} == {
+        "dreamrl/cluster.py",
+        "dreamrl/pretrain.py",
+    }
+
+
 @pytest.mark.parametrize("path", relative((ROOT / "envs").rglob("*.py")))
 def test_environments_do_not_know_the_algorithm(path):
     assert touches(reachable(ROOT / path), "dreamrl.rl") == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamrl.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from dreamrl.checkpoint import CONFIG, FORMAT_VERSION, TOKENIZER, WEIGHTS
 from dreamrl.config import ConfigError
 from dreamrl.errors import UserError
 from dreamrl.imagine import answer, imagine
@@ -124,6 +124,10 @@ def set_key(*path, value):
         (set_key("run", "model", "num_experts", value=5), ["model.safetensors lacks weight", "experts.4"]),
         (set_key("run", "model", "trunk_layers", value=2), ["lacks weight", "trunk.1"]),
         (set_key("run", "model", "decoder_layers", value=1), ["unknown weight", "output_decoder.blocks.1"]),
+        (set_key("run", "model", "use_dream_memory", value=True), ["lacks weight", "dream_generator.memory"]),
+        (set_key("run", "model", "vision_backbone", value="lite"), ["lacks weight", "input_tokenizer"]),
+        (set_key("format_version", value=FORMAT_VERSION + 1), ["config.json has format_version", "upgrade dreamrl"]),
+        (set_key("format_version", value=FORMAT_VERSION - 1), ["it is older, train it again"]),
         (set_key("run", "model", "moe_top_k", value=9), ["moe_top_k (9) must be <= model.num_experts (4)"]),
         (set_key("run", "model", "embedding_dim", value="wide"), ["embedding_dim", "whole number"]),
         (set_key("run", "model", "layers", value=1), ['unknown key "model.layers"']),

@@ -173,7 +173,7 @@ def test_the_plain_trainer_ends_with_the_same_weights(algorithm, model_dir):
             assert ours[name] == pytest.approx(theirs[f"ppo/{name}"], abs=1e-6)
     state = model_part(learner_tensors(algorithm))
     for name, tensor in weights(loaded.model).items():
-        torch.testing.assert_close(tensor, state[name], atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(tensor, state[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_advantages_are_those_of_the_episodes(algorithm, model_dir):

@@ -31,6 +31,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
         ["model.num_experts=1", "model.moe_top_k=1", "model.expert_num_layers=2"],
     ),
     "baseline-flops": ("no dreams, the trunk looped until an answer costs as much as from the dreams", []),
+    "baseline-time": ("no dreams, 4 times the updates: about as many seconds of training as the default", []),
     "all-experts": ("all 4 experts think every step through", ["model.moe_top_k=4"]),
     "typed-experts": (
         "experts that read different things, with memory",
@@ -58,8 +59,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "lite-vision": ("a small vision backbone looks at the prompt's picture", ["model.vision_backbone=lite"]),
 }
 """Variant -> what it is, and its settings in the language of :mod:`dreamrl.settings`. The order is that of the work."""
-BASELINES = {"baseline-params": "parameters", "baseline-flops": "flops"}
+BASELINES = {"baseline-params": "parameters", "baseline-flops": "flops", "baseline-time": "parameters"}
 """Variants that are no settings of the dreaming model but another model: what it has in common with the default."""
+MORE_UPDATES = {"baseline-time": 4}
+"""Variants that train for so many times the budget."""
 MORE_DREAMS = (2, 8)
 """Numbers of dreams that the default is measured with besides those of ``eval.dreams``."""
 PPO_ONLY = ("ppo_clip_epsilon", "ppo_gae_lambda", "reward_components")
@@ -125,7 +128,8 @@ def plan(variants: Sequence[str], seeds: int, budget: float, overrides: Sequence
                 run = load_settings(overrides=[*overrides, *VARIANTS[name][1]], seed=seed)
             except ConfigError as error:
                 raise UserError(f'variant "{name}" does not go with these settings: {error}') from error
-            pieces.append(Piece(name, seed, at_budget(run, budget), BASELINES.get(name, "")))
+            own = at_budget(run, budget * MORE_UPDATES.get(name, 1))
+            pieces.append(Piece(name, seed, own, BASELINES.get(name, "")))
     return pieces
 
 

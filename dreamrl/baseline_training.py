@@ -178,7 +178,7 @@ class AnswerPPO:
         ppo = self.run.ppo
         loss, metrics = self.policy_loss(asked, columns)
         if ppo.replay_weight > 0:
-            index = self.iteration * MOST_MINIBATCHES + number
+            index = (self.iteration + 1) * MOST_MINIBATCHES + number  # as in the trainer of dreams
             replayed, _ = self.model.compute_loss(self.replay.batch(index, ppo.replay_scenes, key=4))
             loss = loss + ppo.replay_weight * ppo.answer_weight * replayed
             metrics["replay_loss"] = replayed

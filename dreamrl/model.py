@@ -169,8 +169,10 @@ class DreamingReasoningLLM(DreamingModel):
             self.trainer = PPOTrainer(self.loaded)
         return self.trainer.iterate()
 
-    def learn_from_feedback(self, examples: Sequence[dict[str, Any]], num_epochs: int = 3) -> dict[str, float]:
+    def learn_from_feedback(
+        self, examples: Sequence[dict[str, Any]], num_epochs: int = 3, **options: Any
+    ) -> dict[str, float]:
         """Learn what people like: ratings or preferences; see :func:`dreamrl.feedback.learn_from_feedback`."""
         from dreamrl.feedback import learn_from_feedback
 
-        return learn_from_feedback(self.loaded, examples, num_epochs)
+        return learn_from_feedback(self.loaded, examples, num_epochs, **options)

@@ -64,9 +64,8 @@ def test_the_wording_that_people_like_is_learned_and_a_coin_is_not(pretrained, e
     assert liked["greedy_liked"] > 0.9 and liked["sampled_liked"] > before["sampled_liked"] + 0.15
     assert liked["score_after"] > liked["score_before"] + 0.2 and liked["scorer_accuracy"] == 1
     assert liked["greedy_exact"] > before["greedy_exact"] - 0.03
-    assert coin["trust"] < 0.1
-    assert coin["greedy_liked"] < before["greedy_liked"] + 0.1
-    assert coin["sampled_liked"] < before["sampled_liked"] + 0.1
+    # Two wordings that are about equally probable: which of them is greedy says nothing.
+    assert coin["trust"] < 0.1 and coin["sampled_liked"] < before["sampled_liked"] + 0.1
 
 
 def test_simulated_people_say_what_they_should(loaded):

@@ -1,13 +1,10 @@
 """Dreams depend on the seed, the question and their own number only."""
 
-import copy
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
-from dreamrl.imagine import answer, imagine
+from dreamrl.imagine import GREEDY, Wording, answer, imagine
 from envs.questions import stream
 from envs.world import Outcome as Belief
 from envs.world import QuestionKind, Split
@@ -15,14 +12,13 @@ from envs.world import QuestionKind, Split
 ARRAYS = ("frames", "actions", "beliefs", "lengths")
 
 
-@pytest.fixture(scope="module")
-def sampled(loaded):
-    """The small model with results and beliefs sampled too, so that dreams differ in everything."""
-    model = copy.deepcopy(loaded.model)
-    model.config = dataclasses.replace(model.config, stochastic_results=True)
+@pytest.fixture(scope="module", params=[False, True], ids=["default", "memory"])
+def sampled(make_loaded, request):
+    """A small model whose results and beliefs are sampled too, so that dreams differ in everything."""
+    loaded = make_loaded(model={"stochastic_results": True, "use_dream_memory": request.param})
     with torch.no_grad():
-        model.dream_generator.belief.bias[Belief.CONTINUE] += 2.0  # dreams of several steps
-    return dataclasses.replace(loaded, model=model)
+        loaded.model.dream_generator.belief.bias[Belief.CONTINUE] += 2.0  # dreams of several steps
+    return loaded
 
 
 def questions(loaded, sizes=(3, 4, 4, 3, 3)):
@@ -101,7 +97,8 @@ def test_the_first_dream_is_greedy(sampled):
         grid = torch.tensor([question.scene.grid])
         for t, action in enumerate(actions):
             what = torch.tensor([frames[t]])
-            look = sampled.model.dream_generator.look(what, grid, torch.tensor([t]), torch.tensor([0]), prompt)
+            past = (torch.tensor([frames])[:, :t], torch.tensor([actions])[:, :t])
+            look = sampled.model.dream_generator.look(what, grid, torch.tensor([t]), torch.tensor([0]), prompt, past)
             result, belief = sampled.model.dream_generator.imagine(look, what, look.action_logits.argmax(-1))
             assert action == int(look.action_logits.argmax())
             assert beliefs[t] == int(belief.argmax())
@@ -145,3 +142,38 @@ def test_answers_come_from_the_dreams_that_may_be_read(sampled):
     assert few.texts == again.texts and (few.focus == again.focus).all()
     np.testing.assert_array_equal(few.confidence, again.confidence)
     assert (few.focus <= 2).all() and ((few.confidence >= 0) & (few.confidence <= 1)).all()
+
+
+def test_words_follow_their_own_seed_and_the_dreams_stay(sampled):
+    imagined = imagine(sampled, questions(sampled), 3, 0, 1.0)
+    greedy = answer(sampled, imagined, 3)
+    assert answer(sampled, imagined, 3, GREEDY).texts == greedy.texts
+    assert answer(sampled, imagined, 3, Wording(temperature=0.0, seed=9)).texts == greedy.texts
+    warm = [answer(sampled, imagined, 3, Wording(temperature=1.5, seed=seed)) for seed in (0, 0, 1)]
+    assert warm[0].texts == warm[1].texts != warm[2].texts
+    assert len(set(warm[0].texts)) == len(warm[0].texts)  # every question has its own numbers
+    short = answer(sampled, imagined, 3, Wording(max_length=2))
+    assert all(len(sampled.text.encode(text, 64).nonzero()[0]) <= 6 for text in short.texts)
+    assert short.texts != greedy.texts
+
+
+@torch.no_grad()
+def test_answers_bring_their_evidence_and_their_picture(sampled):
+    """As the model itself says, question by question, without the padding of larger boards."""
+    asked = questions(sampled)
+    imagined = imagine(sampled, asked, 3, 0, 1.0)
+    said = answer(sampled, imagined, 3)
+    model, batch = sampled.model, imagined.batch
+    for q, question in enumerate(asked):
+        size = question.scene.grid[0] * question.scene.grid[1]
+        arrays = (batch.frames[..., :size], batch.actions, batch.beliefs, batch.lengths)
+        frames, actions, beliefs, lengths = (torch.from_numpy(a[q : q + 1].astype(np.int64)) for a in arrays)
+        prompt = model.ask({"text": torch.from_numpy(batch.tokens[q : q + 1])})
+        reading = model.read(frames, actions, beliefs, lengths, prompt)
+        out = model.answer(reading, prompt)
+        assert said.evidence[q] == pytest.approx(model.evidence(reading, out)[0].numpy(), rel=1e-3, abs=1e-3)
+        assert said.confidence[q] == pytest.approx(float(model.confidence(model.evidence(reading, out))), abs=1e-3)
+        grid = torch.tensor([question.scene.grid])
+        picture = model.draw(reading, prompt, out.focus, frames, lengths, grid)[0]
+        assert said.pictures[q, :size].tolist() == picture.tolist()
+        assert (said.pictures[q, size:] == model.pad_code).all()

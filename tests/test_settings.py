@@ -7,7 +7,8 @@ import sys
 import pytest
 import yaml
 
-from dreamrl.config import ConfigError, RunConfig
+from dreamrl.config import ConfigError, DreamingConfig, RunConfig
+from dreamrl.dreaming_config import OBJECTIVE_FIELDS
 from dreamrl.settings import from_dict, load_settings, presets, read_yaml, to_dict, write_yaml
 
 
@@ -27,6 +28,16 @@ def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path):
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_loads_under_its_own_name(name):
     assert load_settings(name, None, [], None).preset == name
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("nano", 0.8), ("base", 14), pytest.param("large", 104, marks=pytest.mark.slow)]
+)
+def test_presets_are_as_large_as_they_say(name, millions):
+    from dreamrl.saving import new_model
+
+    parameters = sum(p.numel() for p in new_model(load_settings(name)).model.parameters())
+    assert parameters == pytest.approx(millions * 1e6, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +89,31 @@ def test_wrong_overrides(text, message):
     with pytest.raises(ConfigError) as caught:
         load_settings("nano", None, [text], None)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.expert_types=spatial,visual", "model.expert_types (['spatial', 'visual']) must hold one or more of"),
+        ("model.reward_components=", "model.reward_components ([]) must hold one or more of faithfulness, coherence"),
+        ("model.positions=sine", "model.positions (sine) must be one of rope, rope+yarn, alibi, learned"),
+        ("model.vision_backbone=vgg", "model.vision_backbone (vgg) must be one of none, lite, vit, resnet, clip"),
+        ("model.graph_reader=tree", "model.graph_reader (tree) must be one of graph, mean, shuffled"),
+        ("model.code_levels=2,8", "model.code_levels ([2, 8]) must hold at least one level, each 3 to 64"),
+        ("model.graph_num_heads=6", "model.embedding_dim (64) must be a multiple of 4 * graph_num_heads (24)"),
+        ("model.dream_length=20", "model.max_answer_tokens (24) must be >= 41, for dreams of model.dream_length (20)"),
+        ("reward.shaping=none", "reward.shaping (none) must be one of potential, naive"),
+    ],
+)
+def test_settings_of_the_model_that_contradict_themselves(text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_settings("nano", None, [text], None)
+    assert str(caught.value).startswith(message)
+
+
+def test_objective_fields_are_fields_of_the_model():
+    fields = {field.name for field in dataclasses.fields(DreamingConfig)}
+    assert set(OBJECTIVE_FIELDS) < fields
 
 
 def test_a_key_like_nothing_known_lists_the_sections():

@@ -210,6 +210,21 @@ def test_true_answers():
     assert WORLD.true_answer(predict, [wandering]) == ([], "the elf falls into a hole after 2 moves")
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_every_wording_of_a_plan_states_that_plan(length):
+    for plan in itertools.product(range(4), repeat=length):
+        text = plan_text(plan)
+        wordings = WORLD.wordings(text)
+        assert wordings[0] == text
+        assert all(parse_plan(wording) == list(plan) for wording in wordings)
+        assert len(set(wordings)) == (1 if length == 1 else 2)
+
+
+def test_what_is_no_plan_has_one_wording():
+    for text in (NO_PLAN, "the elf is still on the ice", "the elf reaches the gift after 2 moves"):
+        assert WORLD.wordings(text) == [text]
+
+
 def test_splits_are_disjoint_and_80_10_10():
     scenes = {split: [board(4, i, split) for i in range(150)] for split in Split}
     keys = {split: {scene.key for scene in found} for split, found in scenes.items()}

@@ -2,10 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from dreamrl.rewards import answer_correctness
-from envs.questions import draw_question, rollout_correctness, stream
+from envs.questions import draw_question, prompt_pictures, rollout_correctness, stream
 from envs.world import Outcome, Question, QuestionKind, Split, roll
 from envs.worlds.frozen_lake import FrozenLake, outcome_text, plan_text
 
@@ -68,3 +69,22 @@ def test_the_true_belief():
         assert predict.belief(outcome, 1) is outcome
     assert predict.belief(Outcome.CONTINUE, 2) is predict.belief(Outcome.CONTINUE, 3) is Outcome.STOP
     assert predict.belief(Outcome.FAILURE, 2) is Outcome.FAILURE
+
+
+def test_pictures_of_prompts_are_stacked_with_their_sizes():
+    rng = np.random.default_rng(0)
+    sizes = [[(32, 48)], [(16, 16), (64, 32), (48, 48)], []]
+    prompts = [[rng.integers(1, 256, (*size, 3), np.uint8) for size in row] for row in sizes]
+    found = prompt_pictures(prompts, 40)
+    pixels, size = found["pixels"], found["picture_size"]
+    assert pixels.shape == (3, 3, 64, 48, 3) and pixels.dtype == np.uint8  # at least 40, more where a picture is larger
+    for q in range(3):
+        for k in range(3):
+            if k >= len(sizes[q]):
+                assert not pixels[q, k].any() and size[q, k].tolist() == [0, 0]
+                continue
+            height, width = sizes[q][k]
+            assert size[q, k].tolist() == [height, width]
+            assert (pixels[q, k, :height, :width] == prompts[q][k]).all()
+            assert not pixels[q, k, height:].any() and not pixels[q, k, :, width:].any()
+    assert prompt_pictures([[prompts[1][0]]], 40)["pixels"].shape == (1, 1, 40, 40, 3)

@@ -1,90 +1,16 @@
-"""The decision process on known boards: rewards by hand, who is heard when, and what is to be read."""
+"""The decision process on known boards: rewards by hand, who is heard when, and when it is over."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+from steered import COHERENT, CONTINUE, DOWN, FAILURE, LEFT, MAZE, RIGHT, STOP, SUCCESS, UP, plan, predict
 
 from dreamrl.config import RewardConfig
 from dreamrl.dreaming_config import REWARD_COMPONENTS
-from dreamrl.nn.codec import FrameCodes
 from dreamrl.rewards import potential, progress
-from envs.reasoning_batch import Phase, ReasoningBatch
-from envs.world import Outcome, Question, QuestionKind
-from envs.worlds.frozen_lake import NO_PLAN, FrozenLake
-
-LEFT, DOWN, RIGHT, UP = range(4)
-CONTINUE, SUCCESS, FAILURE, STOP = Outcome
-MAZE = ["SFF", "FHF", "FFG"]
-PROBS = np.array([0.1, 0.2, 0.4, 0.1, 0.2])
-COHERENT = PROBS / 0.4
-"""Of the actions left, down, right, up by :class:`TileJudge`."""
-
-
-class TileJudge:
-    """Stands in for the frozen judge: one code a tile, and the same opinion on every pair of pictures."""
-
-    def __init__(self, codec):
-        self.codes = FrameCodes(codec)
-
-    def action_probs(self, what, result, grid):
-        return np.tile(PROBS, (len(what), 1))
-
-
-def plan(desc=MAZE):
-    return Question(kind=QuestionKind.PLAN, text="Find the way to the gift.", scene=FrozenLake().scene({"desc": desc}))
-
-
-def predict(script, desc=MAZE):
-    return Question(
-        kind=QuestionKind.PREDICT, text="What happens?", scene=FrozenLake().scene({"desc": desc}), script=script
-    )
-
-
-class Play:
-    """A batch of one question, whose dreams are steered by hand; ``run`` replaces the settings."""
-
-    def __init__(self, loaded, codec, question, dreams, run=None):
-        self.batch = ReasoningBatch(run or loaded.run, loaded.world, loaded.text, TileJudge(codec), dreams)
-        self.text, self.question = loaded.text, question
-        self.batch.make_room([question])
-        self.batch.reset([question])
-        self.states = [question.scene.start] * dreams
-        self.size = question.scene.grid[0] * question.scene.grid[1]
-
-    def truth(self, dream, action):
-        """Codes and belief that a perfect dream imagines for ``action``; the state moves on."""
-        scene = self.question.scene
-        self.states[dream], outcome = scene.step(self.states[dream], action)
-        codes = self.batch.judge.codes(scene, self.states[dream])
-        return codes, self.question.belief(outcome, int(self.batch.step_index[0]) + 1)
-
-    def step(self, *dreams):
-        """One step: for each dream (action, codes or None for the true ones, belief or None for the true one)."""
-        shape = (1, len(dreams))
-        action = {
-            "action": np.zeros(shape, int),
-            "belief": np.zeros(shape, int),
-            "result": np.full((*shape, self.batch.num_patches), self.batch.config.model.num_codes),
-        }
-        for n, (move, codes, belief) in enumerate(dreams):
-            true_codes, true_belief = self.truth(n, move)
-            action["action"][0, n] = move
-            action["result"][0, n, : self.size] = true_codes if codes is None else codes
-            action["belief"][0, n] = true_belief if belief is None else belief
-        return self.batch.step(action)[0][0]
-
-    def perfect(self, *moves):
-        """Steps in which every dream shows the truth; a tuple of moves for each step."""
-        return np.array([self.step(*((move, None, None) for move in step)) for step in moves])
-
-    def answer(self, text):
-        return self.batch.step({"tokens": self.text.encode(text, 12, end=True)[None]})[1][0]
-
-
-@pytest.fixture
-def play(loaded, tile_codec):
-    return lambda question, dreams, run=None: Play(loaded, tile_codec, question, dreams, run)
+from envs.reasoning_batch import Phase
+from envs.worlds.frozen_lake import NO_PLAN
 
 
 def shaped(run, before, after):
@@ -297,50 +223,6 @@ def test_nothing_of_the_truth_is_observed(play):
     first, second = (game.batch.observation() for game in games)
     assert games[0].batch.states[0][0] == games[1].batch.states[0][0]
     assert all((first[name] == second[name]).all() for name in first)
-
-
-def words(game):
-    focus, tokens = game.batch.reading_target(0, game.batch.dreams)
-    return focus.tolist(), game.text.decode(tokens)
-
-
-def test_the_shortest_confirmed_dream_is_to_be_read(play):
-    game = play(plan(), 3)
-    game.perfect((DOWN, RIGHT, RIGHT), (DOWN, RIGHT, DOWN), (RIGHT, DOWN, DOWN), (RIGHT, DOWN, DOWN))
-    assert words(game) == ([True, True, False, False], "down, down, right, right")
-
-
-def test_a_dream_with_a_wrong_picture_or_belief_is_not_to_be_read(play):
-    way = (RIGHT, RIGHT, DOWN, DOWN)
-    for wrong in range(4):
-        game = play(plan(), 2)
-        for t, move in enumerate(way):
-            painted = np.arange(9) if t == wrong else None
-            game.step((move, painted, None), (move, None, None))
-        assert words(game) == ([False, True, False], "right, right, down, down")
-    for belief in (CONTINUE, FAILURE, STOP):
-        game = play(plan(), 1)
-        for t, move in enumerate(way):
-            game.step((move, None, belief if t == 3 else None))
-        assert words(game) == ([False, True], NO_PLAN)
-        assert game.batch.scores[0][0].correctness == 0
-    game = play(plan(), 1)
-    game.perfect(*((move,) for move in way))
-    assert game.batch.scores[0][0].correctness == 1
-
-
-def test_a_dream_that_went_on_after_the_goal_is_not_to_be_read(play):
-    game = play(plan(["SG", "FF"]), 1)
-    game.step((RIGHT, None, CONTINUE))  # it is over, but the dream does not believe so
-    game.step((RIGHT, None, SUCCESS))
-    focus, text = words(game)
-    assert (focus, text) == ([False, True], NO_PLAN)
-
-
-def test_a_confirmed_prediction_is_to_be_read(play):
-    game = play(predict((RIGHT, DOWN)), 2)
-    game.perfect((RIGHT, RIGHT), (RIGHT, DOWN))
-    assert words(game) == ([False, True, False], "the elf falls into a hole after 2 moves")
 
 
 def test_larger_boards_get_longer_dreams_and_more_patches(play):

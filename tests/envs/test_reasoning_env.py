@@ -65,6 +65,19 @@ def test_observations_stay_in_their_space(make_env):
     assert phases == {Phase.ANSWER, Phase.OVER} | phases and len(phases) >= 2
 
 
+def test_a_model_that_looks_at_pictures_gets_the_first_one_in_every_step(make_loaded):
+    seeing = make_loaded(model={"vision_backbone": "lite"})
+    env = ReasoningEnv(seeing.run, seeing.world, seeing.text, Judge(seeing.model))
+    check_env(env, skip_render_check=True)
+    env.action_space.seed(0)
+    for obs, *_ in random_episodes(env, 4):
+        assert env.observation_space.contains(obs)
+        frame = env.batch.questions[0].scene.frame(env.batch.questions[0].scene.start)
+        height, width = frame.shape[:2]
+        assert obs["picture_size"].tolist() == [[height, width]]
+        assert (obs["pixels"][0, :height, :width] == frame).all() and not obs["pixels"][0, height:].any()
+
+
 def test_observations_are_copies(make_env):
     env = make_env()
     obs, _ = env.reset(seed=0)

@@ -9,6 +9,7 @@ import torch
 from dreamrl import policy
 from dreamrl.columns import TRUTH, nested
 from dreamrl.config import DreamingConfig, PPOConfig, RunConfig
+from dreamrl.metrics import explain
 from dreamrl.ppo import PPOTrainer
 from dreamrl.ppo_loss import dream_loss, ppo_loss
 from dreamrl.pretrain import train_codec
@@ -169,6 +170,8 @@ def test_the_plain_trainer_ends_with_the_same_weights(algorithm, model_dir):
     for _ in range(2):
         theirs = iteration_metrics(algorithm.train(), 1.0)
         ours = trainer.iterate()
+        assert {f"ppo/{name}" for name in ours} <= theirs.keys()
+        assert all(explain(name) for name in theirs.keys() - {"steps"})
         for name in ("exact_match", "faithfulness", "progress", "dream_length"):
             assert ours[name] == pytest.approx(theirs[f"ppo/{name}"], abs=1e-6)
     state = model_part(learner_tensors(algorithm))

@@ -31,7 +31,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
         ["model.num_experts=1", "model.moe_top_k=1", "model.expert_num_layers=2"],
     ),
     "baseline-flops": ("no dreams, the trunk looped until an answer costs as much as from the dreams", []),
-    "baseline-time": ("no dreams, 4 times the updates: about as many seconds of training as the default", []),
+    "baseline-time": (
+        "no dreams, 4 times the updates (about the default's seconds), asked only what is measured: for paths",
+        ["pretrain.predict_share=0", "ppo.predict_share=0"],
+    ),
     "all-experts": ("all 4 experts think every step through", ["model.moe_top_k=4"]),
     "typed-experts": (
         "experts that read different things, with memory",

@@ -145,10 +145,10 @@ def caption(record: dict[str, Any], summary: dict[str, Any], compared: str) -> l
         f"Budget {record['budget']:g}: {settings['pretrain']['steps']} updates of pretraining on random play, "
         f"{settings['ppo']['iterations']} iterations of PPO (where a variant does not say otherwise). "
         f"{settings['eval']['num_items']} held-out boards, {sides}, the same for all. EM@n: exact match with n dreams "
-        "(of a baseline: the most frequent of n answers), mean over seeds +- half the width of its 95% interval "
+        "(of a baseline: the most frequent of n answers), mean over seeds ± half the width of its 95% interval "
         "(Student's t over seeds). The last columns: difference to the default, paired by seed, with its 95% interval; "
         "better or worse where it does not hold 0. "
-        f"{verdicts} comparisons: one in 20 would be called different by chance alone.",
+        f"Verdicts: {verdicts}; of variants that change nothing, one in 20 would get better or worse by chance.",
         "",
         f"MFLOPs: of one answer about a 4x4 board with {settings['model']['num_dream_sequences']} dreams of "
         f"{settings['model']['dream_length']} steps. Seconds are wall time on one thread, work repeated after a kill "

@@ -1,5 +1,6 @@
 """Fixtures of the command line's tests: hand-written stand-ins for the work, and directories to work on."""
 
+import signal
 import sys
 import types
 
@@ -13,6 +14,12 @@ from dreamrl.config import DreamingConfig, RunConfig
 from dreamrl.saving import new_model
 from dreamrl.settings import load_settings, write_yaml
 from envs.worlds.frozen_lake import tileset
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """A program started in the background ignores Ctrl-C and hands that on to all that it starts; undo it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Work:

@@ -307,7 +307,7 @@ def test_the_table_shows_what_was_measured():
     assert f"| default | 3 {cells}" in text
     assert "| -0.400 ± 0.000 | worse |" in text
     assert "Budget 0.5: 180 updates of pretraining on random play, 13 iterations of PPO" in text
-    assert "1 comparisons" in text and "600 held-out boards, 3x3, 4x4" in text
+    assert "Verdicts: 1;" in text and "600 held-out boards, 3x3, 4x4" in text
     assert "| baseline-params | no dreams: image tokens straight to the answer, as many parameters | 0.200" in text
 
 

@@ -71,6 +71,22 @@ def test_fewer_dreams_are_the_first_of_the_many_and_chunks_change_nothing(loaded
     assert not np.allclose(whole[1].confidence, whole[3].confidence)
 
 
+def test_exact_frames_are_counted_in_the_dreams_that_are_read(loaded, questions):
+    """As if the first dream of each question were right in every step, the second in its first, the third never."""
+    steps = np.zeros(3)
+
+    def pretend(imagined, first):
+        for scores in imagined.batch.scores:
+            for n, dream in enumerate(scores):
+                steps[n] += len(dream.exact)
+                dream.exact = [n == 0 or (n == 1 and t == 0) for t in range(len(dream.exact))]
+
+    results = evaluate(loaded, questions, (1, 2, 3), SEED, keep=pretend)
+    assert results[1].exact_frame == 1
+    assert results[2].exact_frame == pytest.approx((steps[0] + len(questions)) / steps[:2].sum())
+    assert results[3].exact_frame == pytest.approx((steps[0] + len(questions)) / steps.sum())
+
+
 def test_numbers_are_those_of_one_question_at_a_time(loaded, questions):
     result = evaluate(loaded, questions, (3,), SEED)[3]
     frames, drawn = [], []

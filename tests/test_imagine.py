@@ -151,7 +151,10 @@ def test_words_follow_their_own_seed_and_the_dreams_stay(sampled):
     assert answer(sampled, imagined, 3, Wording(temperature=0.0, seed=9)).texts == greedy.texts
     warm = [answer(sampled, imagined, 3, Wording(temperature=1.5, seed=seed)) for seed in (0, 0, 1)]
     assert warm[0].texts == warm[1].texts != warm[2].texts
-    assert len(set(warm[0].texts)) == len(warm[0].texts)  # every question has its own numbers
+    [asked] = questions(sampled, (4,))
+    twice = imagine(sampled, [asked, asked], 1, 0, 1.0)  # one dream each, the greedy one
+    assert len(set(answer(sampled, twice, 1).texts)) == 1
+    assert len(set(answer(sampled, twice, 1, Wording(temperature=1.5)).texts)) == 2  # each has its own numbers
     short = answer(sampled, imagined, 3, Wording(max_length=2))
     assert all(len(sampled.text.encode(text, 64).nonzero()[0]) <= 6 for text in short.texts)
     assert short.texts != greedy.texts

@@ -23,6 +23,9 @@ KINDS = {
 }
 
 
+BOTH = ["default", pytest.param("noise, bias and pictures", marks=pytest.mark.slow)]
+
+
 def tiny_run(steps=12, seed=0, **model):
     return RunConfig(
         seed=seed,
@@ -34,7 +37,7 @@ def tiny_run(steps=12, seed=0, **model):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BOTH)
 def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, kind):
     first, second, other = (
         weights(pretrain_loop(tiny_run(4, seed, **KINDS[kind]), tmp_path / name).model)
@@ -44,7 +47,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, kind
     assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BOTH)
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, kind):
     run = tiny_run(**KINDS[kind])
     whole = weights(pretrain_loop(run, tmp_path / "whole").model)

@@ -173,10 +173,10 @@ def ppo_on_ray(
                 tensors = learner_tensors(algorithm)
                 set_weights(loaded.model, model_part(tensors), "learner")
                 values["ppo/replay_exact_frame"] = probe()["exact_frame"]
-                if save:
-                    state = counts | {"seed": run.seed}
-                    save_checkpoint(out / "checkpoints", f"{STAGE}-{done:08d}", tensors, state)
+            # Before the checkpoint: a kill in between would leave one without its metrics, and nobody repeats it.
             writer.write(done, STAGE, values)
+            if save:
+                save_checkpoint(out / "checkpoints", f"{STAGE}-{done:08d}", tensors, counts | {"seed": run.seed})
             progress(step=done, **values)
             if stopping:
                 return None

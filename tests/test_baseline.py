@@ -339,7 +339,7 @@ def test_people_get_text_confidence_and_a_verdict(model):
 
 @pytest.mark.slow
 def test_it_learns_what_an_untrained_one_cannot(tmp_path):
-    """3x3 boards: after supervised training and PPO it beats the best answer that needs no picture, on unseen boards."""
+    """3x3 boards: after supervised training and PPO it beats the best answer that needs no picture, on new boards."""
     run = replace(
         SMALL,
         model=DreamingConfig(embedding_dim=32),

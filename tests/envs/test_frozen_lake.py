@@ -9,8 +9,8 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
 from envs.questions import stream
 from envs.registry import make_world
-from envs.world import Outcome, QuestionKind, Split, WorldError, roll
-from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, parse_plan, plan_text, split_of, verify_plan
+from envs.world import Outcome, QuestionKind, Split, WorldError
+from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, split_of, verify_plan
 
 WORLD = FrozenLake()
 OPEN = ["SFF", "FFF", "FFG"]
@@ -181,50 +181,6 @@ def test_an_answer_is_judged_by_what_it_states():
         assert not WORLD.verify(predict, text).exact
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "forward", "rightdown", "right/down", "right, 2", "rechts", "right; drop", "upp", "then", "<eos>", "→"],
-)
-def test_what_is_no_plan(text):
-    assert parse_plan(text) == []
-
-
-@pytest.mark.parametrize("length", [1, 2, 3])
-def test_plans_survive_being_written_down(length):
-    for plan in itertools.product(range(4), repeat=length):
-        assert parse_plan(plan_text(plan)) == list(plan)
-
-
-def test_true_answers():
-    scene = WORLD.scene({"desc": MAZE})
-    question = WORLD.ask(scene, QuestionKind.PLAN, stream(0))
-    detour = roll(scene, (2, 0, 2, 2, 1, 1))
-    shortest, other = roll(scene, (2, 2, 1, 1)), roll(scene, (1, 1, 2, 2))
-    dead, wandering = roll(scene, (2, 1)), roll(scene, (2, 0, 2, 0))
-    assert WORLD.true_answer(question, [dead, wandering]) == ([], NO_PLAN)
-    assert WORLD.true_answer(question, []) == ([], NO_PLAN)
-    assert WORLD.true_answer(question, [dead, detour]) == ([1], "right, left, right, right, down, down")
-    assert WORLD.true_answer(question, [detour, other, dead, shortest]) == ([1, 3], "down, down, right, right")
-    predict = WORLD.ask(scene, QuestionKind.PREDICT, stream(0), (2, 1))
-    assert WORLD.true_answer(predict, [wandering, dead, dead]) == ([1, 2], "the elf falls into a hole after 2 moves")
-    assert WORLD.true_answer(predict, [wandering]) == ([], "the elf falls into a hole after 2 moves")
-
-
-@pytest.mark.parametrize("length", [1, 2, 3])
-def test_every_wording_of_a_plan_states_that_plan(length):
-    for plan in itertools.product(range(4), repeat=length):
-        text = plan_text(plan)
-        wordings = WORLD.wordings(text)
-        assert wordings[0] == text
-        assert all(parse_plan(wording) == list(plan) for wording in wordings)
-        assert len(set(wordings)) == (1 if length == 1 else 2)
-
-
-def test_what_is_no_plan_has_one_wording():
-    for text in (NO_PLAN, "the elf is still on the ice", "the elf reaches the gift after 2 moves"):
-        assert WORLD.wordings(text) == [text]
-
-
 def test_splits_are_disjoint_and_80_10_10():
     scenes = {split: [board(4, i, split) for i in range(150)] for split in Split}
     keys = {split: {scene.key for scene in found} for split, found in scenes.items()}
@@ -308,35 +264,3 @@ def test_a_world_that_does_not_exist_or_is_too_small():
         make_world("frozenlake")
     with pytest.raises(WorldError, match=r"patch_size \(7\) must be >= 8"):
         FrozenLake(7)
-
-
-@pytest.mark.parametrize(
-    "text, script",
-    [
-        ("What happens if the elf moves right, right, down?", (2, 2, 1)),
-        ("UP then Left", (3, 0)),
-        ("The elf goes down.", (1,)),
-        ("Find the shortest safe path to the gift.", ()),
-        ("which WAY?", ()),
-        ("How do I reach the gift", ()),
-    ],
-)
-def test_free_text_is_understood(text, script):
-    scene = board(3)
-    question = WORLD.interpret(text, scene)
-    kind = QuestionKind.PREDICT if script else QuestionKind.PLAN
-    assert (question.kind, question.script, question.text, question.scene) == (kind, script, text, scene)
-
-
-@pytest.mark.parametrize("text", ["", "Who are you?", "What is upright?", "42", "日本"])
-def test_free_text_that_asks_nothing(text):
-    assert WORLD.interpret(text, board(3)) is None
-
-
-def test_what_the_world_asks_is_what_it_understands():
-    for index in range(20):
-        rng = stream(6, index)
-        for kind, script in ((QuestionKind.PLAN, ()), (QuestionKind.PREDICT, tuple(rng.integers(0, 4, 3).tolist()))):
-            asked = WORLD.ask(board(3), kind, rng, script)
-            understood = WORLD.interpret(asked.text, asked.scene)
-            assert (understood.kind, understood.script) == (kind, script)

@@ -178,7 +178,7 @@ def ppo(job: Job, loaded: Loaded) -> tuple[list[dict[str, float]], tuple[float, 
 def measure(loaded: Loaded, dreams: tuple[int, ...]) -> dict[str, dict[str, float | None]]:
     """``NUMBERS`` on the held-out boards, by number of dreams."""
     run = loaded.run
-    questions = held_out(loaded.world, run.world.sizes, run.eval.num_items, BOARDS_SEED)
+    questions = held_out(loaded.world, loaded.world.sizes, run.eval.num_items, BOARDS_SEED)
     baseline = baseline_of(loaded)
     by_count: dict[int, tuple[list[Verdict], float | None]] = {}
     if baseline is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from dreamrl import settings
-from dreamrl.config import ConfigError, WorldConfig
 from dreamrl.errors import EXIT_OK, UserError, nearest
 
 STAGES = {"train": ("pretrain", "ppo", "eval"), "pretrain": ("pretrain",), "ppo": ("ppo", "eval")}
@@ -80,6 +79,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _eval_arguments(commands.add_parser("eval", help=text, description=text, allow_abbrev=False))
     text = "answer one prompt"
     _generate_arguments(commands.add_parser("generate", help=text, description=text, allow_abbrev=False))
+    text = "list the worlds, or check one"
+    _worlds_arguments(commands.add_parser("worlds", help=text, description=text, allow_abbrev=False))
     text = "measure one mechanism"
     _bench_arguments(commands.add_parser("bench", help=text, description=text, allow_abbrev=False))
     return parser, commands.choices
@@ -139,14 +140,21 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object")
 
 
+def _worlds_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", nargs="?", choices=("list", "check"), default="list", help="what to do (default: list)")
+    add("world", nargs="?", metavar="WORLD", help="which to check: a name of the list or package.module:Name")
+    add("--json", action="store_true", help="print JSON")
+
+
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
-    add("--world", required=True, help="a built-in world, such as frozen_lake")
+    add("--world", required=True, help="a world of `dreamrl worlds`, such as frozen_lake, or package.module:Name")
     add("--items", type=Path, metavar="FILE", help="JSON Lines, one object of world options a line")
     add("--num", type=int, metavar="N", help=f"held-out scenes to sample (default: {DEFAULT_ITEMS})")
     add("--seed", type=int, default=0, metavar="S", help="seed of the scenes and dreams (default: 0)")
-    add("--sizes", type=_sizes, metavar="3,4", help="sizes of the sampled scenes (default: 3,4)")
+    add("--sizes", type=_sizes, metavar="3,4", help="sizes of the sampled scenes (default: those trained on)")
     add("--dreams", type=int, default=4, metavar="N", help="dreams per item (default: 4)")
     add("--intervene", action="store_true", help="edit the dreams that answers were read from, and answer again")
     add("--save", type=Path, metavar="DIR", help="with --intervene: write a few edited dreams there as pictures")
@@ -172,10 +180,8 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    """``3,4`` as (3, 4), checked as the setting ``world.sizes`` is."""
+    """``3,4`` as (3, 4)."""
     try:
-        return WorldConfig(sizes=tuple(int(size) for size in text.split(","))).sizes
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        return tuple(int(size) for size in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'"{text}" must be whole numbers with commas, such as 3,4') from error

@@ -31,7 +31,7 @@ from dreamrl.nn.text import BOS, EOS, PAD, TextTokenizer
 from dreamrl.saving import set_weights, weights
 from dreamrl.settings import from_dict, to_dict
 from envs.questions import prompt_pictures, stream
-from envs.registry import make_world
+from envs.registry import world_of
 from envs.world import Question, QuestionKind, Scene, Split
 
 KIND = "baseline"
@@ -109,7 +109,7 @@ class ImageTokenReasoningLLM(nn.Module):
             "grid": np.array([q.scene.grid for q in questions], np.int64),
         }
         if self.config.vision_backbone != "none":
-            side = max(self.assets.run.world.sizes) * self.assets.world.patch_size
+            side = self.assets.world.max_side * self.assets.world.patch_size
             asked |= prompt_pictures([[q.scene.frame(q.scene.start)] for q in questions], side)
         return {name: torch.from_numpy(value) for name, value in asked.items()}
 
@@ -216,7 +216,7 @@ class ImageTokenReasoningLLM(nn.Module):
         world = self.assets.world
         if scene is None:
             rng = stream(seed, 10)
-            scene = world.sample_scene(rng, Split.TEST, int(rng.choice(self.assets.run.world.sizes)))
+            scene = world.sample_scene(rng, Split.TEST, int(rng.choice(world.sizes)))
         understood = world.interpret(prompt, scene)
         try:
             asked = self.ask([understood or Question(kind=QuestionKind.PLAN, text=prompt, scene=scene)])
@@ -249,7 +249,7 @@ class ImageTokenReasoningLLM(nn.Module):
             if not isinstance(config.get(key), kind):
                 raise UserError(f'{directory}/config.json has no "{key}": it was not written by dreamrl, or edited')
         run = from_dict(config["run"], f"{directory}/config.json")
-        world = make_world(run.world.name, patch_size=run.model.patch_size)
+        world = world_of(run, trusted=False)
         if list(world.actions) != config["actions"]:
             raise UserError(f"{directory}/config.json has actions {config['actions']}, {world.name} has other ones")
         try:

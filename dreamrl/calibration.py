@@ -35,8 +35,8 @@ def calibrate(loaded: Loaded, dreams: int | None = None, boards: int = BOARDS) -
         the mean negative log-likelihood after the fit, in nats.
     """
     count = dreams or loaded.run.model.num_dream_sequences
-    largest = max(loaded.run.world.sizes)
-    sizes = (*loaded.run.world.sizes, *(s for s in (largest + extra for extra in LARGER) if s <= loaded.world.max_size))
+    largest = max(loaded.world.sizes)
+    sizes = (*loaded.world.sizes, *(s for s in (largest + extra for extra in LARGER) if s <= loaded.world.max_size))
     questions = held_out(loaded.world, sizes, boards, loaded.run.seed, Split.VALIDATION)
     features, right = [], []
     for first in range(0, len(questions), CHUNK):

@@ -12,7 +12,7 @@ from typing import Any
 
 from dreamrl import preflight, settings
 from dreamrl.arguments import DEFAULT_ITEMS, STAGES
-from dreamrl.config import RunConfig, WorldConfig
+from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 from dreamrl.printing import print_result, quiet_stdout
 
@@ -22,7 +22,7 @@ MAX_SEED = 2**31 - 1
 
 def _train(args: argparse.Namespace) -> None:
     config, out = _resumed(args) if args.resume else _new_run(args)
-    _check_world(config.world.name)
+    _check_world_of(config)
     if args.model:
         _check_model(args.model)
     preflight.check_address(args.address)
@@ -112,8 +112,7 @@ def _eval(args: argparse.Namespace) -> None:
     num = _in_range("--num", DEFAULT_ITEMS if args.num is None else args.num, 1, 10**7)
     seed = _in_range("--seed", args.seed, 0, MAX_SEED)
     dreams = _in_range("--dreams", args.dreams, 1, MAX_DREAMS)
-    sizes = WorldConfig().sizes if args.sizes is None else args.sizes
-    _check_world(args.world)
+    _check_world(args.world, args.sizes)
     items = None
     if args.items:
         from dreamrl.items import read_items
@@ -123,22 +122,20 @@ def _eval(args: argparse.Namespace) -> None:
         preflight.check_new_directory(args.save)
     _check_model(args.model_dir)
     if args.intervene:
-        _intervene(args, items, num, seed, sizes, dreams)
+        _intervene(args, items, num, seed, dreams)
         return
     with quiet_stdout(args.json):
         from dreamrl.evaluate import evaluate_command
 
-        result = evaluate_command(args.model_dir, args.world, items, num, seed, sizes, dreams)
+        result = evaluate_command(args.model_dir, args.world, items, num, seed, args.sizes, dreams)
     print_result(result, args.json)
 
 
-def _intervene(
-    args: argparse.Namespace, items: list[dict] | None, num: int, seed: int, sizes: tuple[int, ...], dreams: int
-) -> None:
+def _intervene(args: argparse.Namespace, items: list[dict] | None, num: int, seed: int, dreams: int) -> None:
     with quiet_stdout(args.json):
         from dreamrl.intervene import intervene_command
 
-        result = intervene_command(args.model_dir, args.world, items, num, seed, sizes, dreams, args.save)
+        result = intervene_command(args.model_dir, args.world, items, num, seed, args.sizes, dreams, args.save)
     if args.json:
         print_result(result, as_json=True)
     else:
@@ -185,6 +182,36 @@ def _generate(args: argparse.Namespace) -> None:
     print_result(result, args.json)
 
 
+def _worlds(args: argparse.Namespace) -> None:
+    from envs.registry import WORLDS, make_world
+
+    if args.action == "list":
+        if args.world:
+            raise UserError("`dreamrl worlds list` takes no world; use `dreamrl worlds check WORLD`")
+        if args.json:
+            print(json.dumps({name: text for name, (_, text) in WORLDS.items()}))
+            return
+        width = max(map(len, WORLDS))
+        print("\n".join(f"{name:<{width}}  {text}" for name, (_, text) in WORLDS.items()))
+        return
+    if not args.world:
+        raise UserError(
+            "which world? `dreamrl worlds check WORLD`, by a name of `dreamrl worlds` or package.module:Name"
+        )
+    world = make_world(args.world)
+    with quiet_stdout(args.json):
+        from envs.conformance import check_world, print_findings
+
+        findings = check_world(world)
+        if not args.json:
+            print_findings(world, findings)
+    if args.json:
+        print(json.dumps([finding.as_dict() for finding in findings]))
+    failed = sum(not finding.ok for finding in findings)
+    if failed:
+        raise UserError(f"{world.name} fails {failed} of {len(findings)} checks")
+
+
 COMMANDS = {
     "train": _train,
     "pretrain": _train,
@@ -194,14 +221,24 @@ COMMANDS = {
     "generate": _generate,
     "feedback": _feedback,
     "bench": _bench,
+    "worlds": _worlds,
 }
 """Name of a command -> what checks its arguments and does its work."""
 
 
-def _check_world(name: str) -> None:
+def _check_world(name: str, sizes: tuple[int, ...] | None = None) -> None:
+    """Raise unless ``name`` is a world, or a mixture as in "a+b", with scenes of ``sizes``."""
     from envs.registry import make_world
 
-    make_world(name)
+    parts = [make_world(part) for part in name.split("+")]
+    if len(parts) == 1 and sizes is not None:
+        parts[0].check_sizes(sizes)
+
+
+def _check_world_of(run: RunConfig) -> None:
+    from envs.registry import world_of
+
+    world_of(run)
 
 
 def _check_model(directory: Path) -> None:

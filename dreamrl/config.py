@@ -28,14 +28,11 @@ class WorldConfig:
     """Which world, and which scenes of it are trained and evaluated on."""
 
     name: str = "frozen_lake"
-    """A built-in world."""
-    sizes: tuple[int, ...] = (3, 4)
-    """Cells a side of the sampled boards, drawn uniformly."""
-
-    def __post_init__(self):
-        """Reject sizes that the world's boards cannot have."""
-        ok = len(self.sizes) > 0 and all(2 <= size <= 8 for size in self.sizes)
-        require(ok, "world.sizes", list(self.sizes), "hold at least one size, each 2 to 8")
+    """A built-in world (`dreamrl worlds` lists them) or package.module:Name of your own."""
+    worlds: tuple[str, ...] = ()
+    """Several worlds at once, instead of name: NAME[@LOW-HIGH][*WEIGHT] each, such as frozen_lake@3-6*2."""
+    sizes: tuple[int, ...] = ()
+    """Sizes of the sampled scenes, drawn uniformly (of FrozenLake: cells a side); empty: the world's own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)

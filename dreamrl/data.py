@@ -13,7 +13,18 @@ from dreamrl.config import RunConfig
 from dreamrl.nn.codec import FrameCodes, ImageCodec, to_patches
 from dreamrl.nn.text import TextTokenizer
 from envs.questions import draw_question, prompt_pictures, stream
-from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, Split, World, random_play, roll
+from envs.world import (
+    Outcome,
+    Question,
+    QuestionKind,
+    Rollout,
+    Scene,
+    Split,
+    World,
+    random_actions,
+    random_play,
+    roll,
+)
 
 CORRUPTED_SHARE = 0.25
 """Share of inverse-dynamics pairs that no single action explains."""
@@ -33,14 +44,14 @@ class RandomPlay:
         self.text = text
         self.codes = FrameCodes(codec)
         self.split = split
-        self.num_patches = max(config.world.sizes) ** 2
+        self.num_patches = world.max_patches
 
     def patches(self, scenes: int) -> torch.Tensor:
         """Distinct patches of random-play frames of ``scenes`` scenes, (n, 3 S S) in [0, 1], for the codec."""
         rng = stream(self.config.seed, 0)
         found = []
         for _ in range(scenes):
-            scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.config.world.sizes)))
+            scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.world.sizes)))
             states = random_play(scene, len(self.world.actions), self.config.model.dream_length, rng).states
             found += [to_patches(scene.frame(s), self.world.patch_size) for s in states]
         return torch.from_numpy(np.unique(np.concatenate(found), axis=0)).float() / 255
@@ -72,9 +83,10 @@ class RandomPlay:
     def _record(self, rng: np.random.Generator, read: int) -> dict[str, np.ndarray]:
         """One scene, one question, N rollouts, as arrays; the answer rests on the first ``read`` of them."""
         model = self.config.model
-        scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.config.world.sizes)))
+        scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.world.sizes)))
         predict = rng.random() < self.config.pretrain.predict_share
         question = draw_question(self.world, scene, predict, model.dream_length, rng)
+        scene = question.scene
         rollouts, cloned = self._rollouts(question, read, rng)
         best, text = self.world.true_answer(question, rollouts[:read])
         wordings = self.world.wordings(text)
@@ -86,7 +98,7 @@ class RandomPlay:
             moves = [", ".join(self.world.actions[a] for a in r.actions) for r in rollouts]
             pairs["moves"] = np.stack([self.text.encode(m, model.max_prompt_tokens) for m in moves])
         if model.vision_backbone != "none":
-            shown = prompt_pictures([[scene.frame(scene.start)]], max(self.config.world.sizes) * self.world.patch_size)
+            shown = prompt_pictures([[scene.frame(scene.start)]], self.world.max_side * self.world.patch_size)
             pairs |= {name: value[0] for name, value in shown.items()}
         return {
             "text": self.text.encode(question.text, model.max_prompt_tokens),
@@ -113,7 +125,7 @@ class RandomPlay:
         follows = rng.random(count) < 0.5
         follows[rng.integers(read)] = True
         moves = [
-            question.script if f else rng.integers(num_actions, size=len(question.script)).tolist() for f in follows
+            question.script if f else random_actions(scene, num_actions, len(question.script), rng) for f in follows
         ]
         return [roll(scene, m) for m in moves], follows
 

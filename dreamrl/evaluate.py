@@ -13,11 +13,10 @@ import numpy as np
 from dreamrl.imagine import Answers, Imagined, answer, imagine
 from dreamrl.judge import Judge
 from dreamrl.process import settle
-from dreamrl.saving import Loaded, load_pretrained
+from dreamrl.saving import Loaded, load_pretrained, named_world
 from dreamrl.statistics import bootstrap_interval, expected_calibration_error
 from dreamrl.terminal import StageProgress
 from envs.questions import stream
-from envs.registry import make_world
 from envs.world import Question, QuestionKind, Scene, Split, Verdict, World, random_play
 
 CHUNK = 64
@@ -44,10 +43,12 @@ class Result:
         return np.array([float(v.exact) for v in self.verdicts])
 
 
-def held_out(world: World, sizes: Sequence[int], num: int, seed: int, split: Split = Split.TEST) -> list[Question]:
-    """``num`` path questions on distinct boards of ``split``, sizes in turn.
+def held_out(
+    world: World, sizes: Sequence[int], num: int, seed: int, split: Split = Split.TEST, length: int = 8
+) -> list[Question]:
+    """``num`` questions on distinct scenes of ``split``, sizes in turn.
 
-    Small sizes have few boards: once they are used up, boards repeat.
+    Small sizes have few scenes: once they are used up, scenes repeat. ``length`` bounds the moves that are asked about.
     """
     questions, seen = [], set()
     for index in range(num):
@@ -57,7 +58,7 @@ def held_out(world: World, sizes: Sequence[int], num: int, seed: int, split: Spl
             if scene.key not in seen:
                 break
         seen.add(scene.key)
-        questions.append(world.ask(scene, QuestionKind.PLAN, rng))
+        questions.append(_exam_question(world, scene, length, rng))
     return questions
 
 
@@ -124,13 +125,31 @@ def right_pictures(imagined: Imagined, answers: Answers, judge: Judge, dreams: i
 
 
 def random_play_exact(world: World, questions: list[Question], length: int, seed: int) -> np.ndarray:
-    """(Q,) exactness of plans that are one rollout of uniform random play."""
+    """(Q,) exactness of answers read off one rollout of uniform random play."""
     out = []
     for index, question in enumerate(questions):
-        rollout = random_play(question.scene, len(world.actions), length, stream(seed, 9, index))
-        text = ", ".join(world.actions[a] for a in rollout.actions)
+        steps = len(question.script) or length
+        rollout = random_play(question.scene, len(world.actions), steps, stream(seed, 9, index))
+        plan = question.kind is QuestionKind.PLAN
+        text = world.plan_text(rollout.actions) if plan else world.tell(question, rollout)
         out.append(float(world.verify(question, text).exact))
     return np.array(out)
+
+
+def exam(
+    world: World, items: list[dict] | None, num: int, seed: int, sizes: tuple[int, ...] | None, length: int
+) -> list[Question]:
+    """Questions about the scenes that ``items`` describe, or ``num`` on held-out ones of ``sizes``."""
+    if items is None:
+        world.check_sizes(sizes or world.sizes)
+        return held_out(world, sizes or world.sizes, num, seed, length=length)
+    rng = stream(seed, 8)
+    return [_exam_question(world, world.scene(item), length, rng) for item in items]
+
+
+def _exam_question(world: World, scene: Scene, length: int, rng: np.random.Generator) -> Question:
+    share = world.about(scene).exam_predict_share
+    return world.draw(scene, share > 0 and rng.random() < share, length, rng)
 
 
 def evaluate_command(
@@ -139,18 +158,13 @@ def evaluate_command(
     items: list[dict] | None,
     num: int,
     seed: int,
-    sizes: tuple[int, ...],
+    sizes: tuple[int, ...] | None,
     dreams: int,
 ) -> dict[str, Any]:
     """What ``dreamrl eval`` prints."""
     settle()
     loaded = load_pretrained(model_dir)
-    scenes_of = make_world(world, patch_size=loaded.run.model.patch_size)
-    if items is None:
-        questions = held_out(scenes_of, sizes, num, seed)
-    else:
-        rng = stream(seed, 8)
-        questions = [scenes_of.ask(scenes_of.scene(item), QuestionKind.PLAN, rng) for item in items]
+    questions = exam(named_world(loaded, world), items, num, seed, sizes, loaded.run.model.dream_length)
     with StageProgress("eval", len(questions)) as bar:
         result = evaluate(loaded, questions, [dreams], seed, progress=lambda done: bar.advance(done - bar.done))[dreams]
     return summarise(result, dreams, loaded.run.eval.bootstrap)

@@ -61,7 +61,7 @@ def training_questions(loaded: Loaded, records: Sequence[Rated | Preference], co
 
     A prompt is asked about its scene, or about training boards if it has none.
     """
-    world, sizes = loaded.world, loaded.run.world.sizes
+    world, sizes = loaded.world, loaded.world.sizes
     prompts = list({f"{r.prompt}\n{r.scene}": (r.prompt, r.scene) for r in records}.values())
     order = stream(seed, 42).permutation(len(prompts))
     out = []
@@ -69,7 +69,7 @@ def training_questions(loaded: Loaded, records: Sequence[Rated | Preference], co
         rng = stream(seed, 43, index)
         scene = world.sample_scene(rng, Split.TRAIN, int(rng.choice(sizes)))
         if index % 2 == 0:
-            out.append(Asked(world.ask(scene, QuestionKind.PLAN, rng), True))
+            out.append(Asked(world.draw(scene, False, loaded.run.model.dream_length, rng), True))
             continue
         prompt, options = prompts[order[index // 2 % len(prompts)]]
         scene = scene if options is None else world.scene(options)
@@ -81,7 +81,7 @@ def training_questions(loaded: Loaded, records: Sequence[Rated | Preference], co
 
 def validation_questions(loaded: Loaded, count: int, seed: int) -> list[Asked]:
     """``count`` path questions on validation boards."""
-    questions = held_out(loaded.world, loaded.run.world.sizes, count, seed, Split.VALIDATION)
+    questions = held_out(loaded.world, loaded.world.sizes, count, seed, Split.VALIDATION)
     return [Asked(question, True) for question in questions]
 
 

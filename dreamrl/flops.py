@@ -22,13 +22,10 @@ from dreamrl.nn.text import BOS
 from dreamrl.saving import Loaded
 from envs.questions import stream
 from envs.reasoning_batch import Phase, ReasoningBatch
-from envs.world import Question, QuestionKind, Split, World
+from envs.world import Question, Split, World
 
 if TYPE_CHECKING:
     from dreamrl.baseline import ImageTokenReasoningLLM
-
-SIDE = 4
-"""Cells a side of the board that the question is about."""
 
 
 def trained_parameters(model: nn.Module) -> int:
@@ -47,9 +44,9 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 def typical_question(world: World) -> Question:
-    """A path question about a board of ``SIDE`` x ``SIDE``."""
+    """A question about a scene of the largest size that is trained on."""
     rng = stream(0, 30)
-    return world.ask(world.sample_scene(rng, Split.TRAIN, SIDE), QuestionKind.PLAN, rng)
+    return world.draw(world.sample_scene(rng, Split.TRAIN, world.sizes[-1]), False, 8, rng)
 
 
 def dream_flops(loaded: Loaded, dreams: int | None = None) -> int:

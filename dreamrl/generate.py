@@ -14,10 +14,9 @@ from dreamrl.errors import UserError
 from dreamrl.graph_view import graph_data
 from dreamrl.imagine import Answers, Imagined, Wording, answer, imagine
 from dreamrl.pictures import as_pictures
-from dreamrl.saving import Loaded, load_pretrained
+from dreamrl.saving import Loaded, load_pretrained, named_world
 from dreamrl.types import Dream, Triplet
 from envs.questions import stream
-from envs.registry import make_world
 from envs.world import Outcome, PictureScene, Question, QuestionKind, Scene, Split, Verdict
 
 UNFAMILIAR_ERROR = 0.08
@@ -160,8 +159,8 @@ def _question(loaded: Loaded, prompt: str, scene: Scene | None, images: Any, see
                 f"{len(extra) + 1} images were given, but this model reads one; train with model.vision_backbone=lite"
             )
     elif scene is None:
-        scene = loaded.world.sample_scene(rng, Split.TEST, int(rng.choice(loaded.run.world.sizes)))
-    prompt = prompt or loaded.world.ask(scene, QuestionKind.PLAN, rng).text
+        scene = loaded.world.sample_scene(rng, Split.TEST, int(rng.choice(loaded.world.sizes)))
+    prompt = prompt or loaded.world.draw(scene, False, loaded.run.model.dream_length, rng).text
     question = loaded.world.interpret(prompt, scene)
     if question is None:
         warnings.append("the prompt asks nothing that this model was trained on")
@@ -257,7 +256,7 @@ def generate_command(
     loaded = load_pretrained(model_dir)
     scene = None
     if world is not None and options is not None:
-        scene = make_world(world, patch_size=loaded.run.model.patch_size).scene(options)
+        scene = named_world(loaded, world).scene(options)
     result = generate(loaded, prompt, scene=scene, images=images, **choices)
     hidden = ("dreams", "verdict", "graph_data", "output", "text", "image")
     plain = {"output": result["text"]} | {k: v for k, v in result.items() if k not in hidden}

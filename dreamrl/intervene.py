@@ -19,18 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamrl.edits import INTERVENTIONS, Case, attempt, right_answers, supports
-from dreamrl.evaluate import CHUNK, held_out
+from dreamrl.evaluate import CHUNK, exam
 from dreamrl.imagine import Imagined, answer, imagine
 from dreamrl.judge import Judge
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.process import settle
-from dreamrl.saving import Loaded, load_pretrained, set_weights, weights
+from dreamrl.saving import Loaded, load_pretrained, named_world, set_weights, weights
 from dreamrl.terminal import StageProgress
 from dreamrl.told_dreams import ToldDream
 from dreamrl.trials import Tally, Trial, summarise
 from envs.questions import draw_question, stream
 from envs.reasoning_batch import ReasoningBatch, Scores
-from envs.registry import make_world
 from envs.world import Question, QuestionKind, World
 
 READER = ("graph_reasoner.", "output_decoder.")
@@ -243,19 +242,15 @@ def intervene_command(
     items: list[dict] | None,
     num: int,
     seed: int,
-    sizes: tuple[int, ...],
+    sizes: tuple[int, ...] | None,
     dreams: int,
     save: Path | None,
 ) -> dict[str, Any]:
     """What ``dreamrl eval --intervene`` prints."""
     settle()
     loaded = load_pretrained(model_dir)
-    scenes_of = make_world(world, patch_size=loaded.run.model.patch_size)
-    if items is None:
-        plans = held_out(scenes_of, sizes, num, seed)
-    else:
-        rng = stream(seed, 8)
-        plans = [scenes_of.ask(scenes_of.scene(item), QuestionKind.PLAN, rng) for item in items]
+    scenes_of = named_world(loaded, world)
+    plans = exam(scenes_of, items, num, seed, sizes, loaded.run.model.dream_length)
     questions = questions_on(scenes_of, plans, loaded.run.model.dream_length, seed)
     saved: list[str] = []
     shown: Counter[str] = Counter()

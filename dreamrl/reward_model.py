@@ -56,7 +56,7 @@ class VerifiedDreams:
         """Args: settings of the ``run``, its ``world``, text tokenizer, trained codec, ``split`` to draw from."""
         self.run, self.world, self.text, self.split = run, world, text, split
         self.codes = FrameCodes(codec)
-        self.num_patches = max(run.world.sizes) ** 2
+        self.num_patches = world.max_patches
 
     def batch(self, seed: int, index: int, questions: int) -> dict[str, Tensor]:
         """Batch ``index`` of a seed: what :class:`RewardModel` reads, and its targets, for R = Q x N dreams.
@@ -73,7 +73,7 @@ class VerifiedDreams:
         return {name: torch.from_numpy(np.concatenate([r[name] for r in records])) for name in records[0]}
 
     def _question(self, rng: np.random.Generator) -> Question:
-        scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.run.world.sizes)))
+        scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.world.sizes)))
         return draw_question(self.world, scene, rng.random() < PREDICT_SHARE, self.run.model.dream_length, rng)
 
     def _dreams(self, question: Question, rng: np.random.Generator) -> list[tuple[ToldDream, int]]:

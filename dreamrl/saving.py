@@ -14,7 +14,8 @@ from dreamrl.errors import UserError
 from dreamrl.model import Assets, DreamingReasoningLLM
 from dreamrl.nn.text import TextTokenizer
 from dreamrl.settings import from_dict, to_dict
-from envs.registry import make_world
+from envs.mixture import Mixture
+from envs.registry import world_of
 from envs.world import World
 
 
@@ -30,7 +31,7 @@ class Loaded:
 
 def new_model(run: RunConfig) -> Loaded:
     """An untrained model for ``run``; its weights depend on the seed only."""
-    world = make_world(run.world.name, patch_size=run.model.patch_size)
+    world = world_of(run)
     text = TextTokenizer.train(world.corpus(), run.model.vocab_size)
     return DreamingReasoningLLM(assets=Assets(run, world, text)).loaded
 
@@ -38,8 +39,17 @@ def new_model(run: RunConfig) -> Loaded:
 def make_assets(config: DreamingConfig, world: str, seed: int) -> Assets:
     """World and tokenizer for a model that is made by hand; the other settings are the defaults."""
     run = RunConfig(model=config, world=WorldConfig(name=world), seed=seed)
-    made = make_world(world, patch_size=config.patch_size)
+    made = world_of(run)
     return Assets(run, made, TextTokenizer.train(made.corpus(), config.vocab_size))
+
+
+def named_world(loaded: Loaded, name: str) -> World:
+    """The world ``name`` as a model that was trained on it sees it; a UserError if it was trained on others."""
+    if name == loaded.world.name or name == loaded.run.world.name and not loaded.run.world.worlds:
+        return loaded.world
+    if isinstance(loaded.world, Mixture):
+        return loaded.world.only(name)
+    raise UserError(f'the model was trained on "{loaded.world.name}", not on "{name}"')
 
 
 def weights(model: DreamingReasoningLLM) -> dict[str, Tensor]:
@@ -73,14 +83,17 @@ def save_pretrained(loaded: Loaded, directory: Path) -> None:
     save_model(directory, weights(loaded.model), config, loaded.text.save)
 
 
-def load_pretrained(directory: Path) -> Loaded:
-    """Read a model directory; every way in which it can be wrong is one :class:`UserError`."""
+def load_pretrained(directory: Path, trusted: bool = False) -> Loaded:
+    """Read a model directory; every way in which it can be wrong is one :class:`UserError`.
+
+    A model of a user's own world names a module: it is imported only if the directory is ``trusted``.
+    """
     config, state = load_model_files(directory)
     for key, kind in (("run", dict), ("vocab_size", int), ("actions", list)):
         if not isinstance(config.get(key), kind):
             raise UserError(f'{directory}/config.json has no "{key}": it was not written by dreamrl, or edited')
     run = from_dict(config["run"], f"{directory}/config.json")
-    world = make_world(run.world.name, patch_size=run.model.patch_size)
+    world = world_of(run, trusted)
     try:
         text = TextTokenizer.load(present(directory) / "tokenizer.json")
     except Exception as error:  # tokenizers raises bare Exception

@@ -28,9 +28,9 @@ FILMSTRIPS = 8
 
 def write_summary(run: RunConfig, out: Path, seconds: dict[str, float], stop: StopRequest) -> dict[str, Any]:
     """Evaluate random play, the untrained, the pretrained and the final model on the same held-out boards."""
-    final, pretrained = load_pretrained(out / "model"), load_pretrained(out / "pretrained")
+    final, pretrained = (load_pretrained(out / name, trusted=True) for name in ("model", "pretrained"))
     judge, started = Judge(pretrained.model), time.perf_counter()
-    questions = held_out(final.world, run.world.sizes, run.eval.num_items, EVAL_SEED)
+    questions = held_out(final.world, final.world.sizes, run.eval.num_items, EVAL_SEED)
     few = tuple(n for n in run.eval.dreams if n <= run.model.num_dream_sequences) or run.eval.dreams[:1]
     untrained = new_model(run)
     untrained.model.codec.load_state_dict(pretrained.model.codec.state_dict())  # so that its pictures can be judged

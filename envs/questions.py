@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dreamrl.rewards import answer_correctness, potential
-from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, random_play, roll
+from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, WorldError, roll
 
 
 def stream(*key: int) -> np.random.Generator:
@@ -16,11 +16,14 @@ def stream(*key: int) -> np.random.Generator:
 
 
 def draw_question(world: World, scene: Scene, predict: bool, length: int, rng: np.random.Generator) -> Question:
-    """A PLAN question, or a PREDICT question about 1 to ``length`` random moves (none after the end)."""
-    if not predict:
-        return world.ask(scene, QuestionKind.PLAN, rng)
-    moves = random_play(scene, len(world.actions), int(rng.integers(1, length + 1)), rng).actions
-    return world.ask(scene, QuestionKind.PREDICT, rng, moves)
+    """See :meth:`World.draw`; a script that needs longer dreams is a mistake of the world."""
+    question = world.draw(scene, predict, length, rng)
+    if len(question.script) > length:
+        raise WorldError(
+            f"{world.about(scene).name} asks about {len(question.script)} actions; set model.dream_length to at "
+            f"least that (it is {length})"
+        )
+    return question
 
 
 def prompt_pictures(prompts: Sequence[Sequence[np.ndarray]], side: int) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ this directly; ``envs.reasoning_env`` is the same process for one question, as a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -53,11 +52,11 @@ class ReasoningBatch:
         """Args: the run's ``config``, its ``world``, text tokenizer, frozen ``judge``, N ``dreams``."""
         self.config, self.world, self.text, self.judge, self.dreams = config, world, text, judge, dreams
         self.length = config.model.dream_length
-        self.num_patches = max(config.world.sizes) ** 2
+        self.num_patches = world.max_patches
 
     def horizon_of(self, question: Question) -> int:
         """Longest dream about ``question``: boards larger than those trained on get proportionally more steps."""
-        trained, side = max(self.config.world.sizes), max(question.scene.grid)
+        trained, side = self.world.max_side, max(question.scene.grid)
         length = self.config.model.dream_length
         return max(length, -(-length * side // trained))
 
@@ -82,7 +81,7 @@ class ReasoningBatch:
         self.step_index = np.zeros(count, np.int16)
         self.pictures = {}
         if self.config.model.vision_backbone != "none":
-            side = self.world.patch_size * math.isqrt(self.num_patches)
+            side = self.world.patch_size * max(self.world.max_side, int(self.grid.max()))
             self.pictures = prompt_pictures([[q.scene.frame(q.scene.start), *q.pictures] for q in questions], side)
         self.states = [[[q.scene.start] for _ in range(self.dreams)] for q in questions]
         self.outcomes = [[Outcome.CONTINUE] * self.dreams for _ in questions]
@@ -294,5 +293,5 @@ class ReasoningBatch:
 def training_question(config: RunConfig, world: World, index: int, split: Split = Split.TRAIN) -> Question:
     """Question number ``index`` of a run: the same whoever asks it."""
     rng = stream(config.seed, 2, index)
-    scene = world.sample_scene(rng, split, int(rng.choice(config.world.sizes)))
+    scene = world.sample_scene(rng, split, int(rng.choice(world.sizes)))
     return draw_question(world, scene, rng.random() < config.ppo.predict_share, config.model.dream_length, rng)

@@ -61,7 +61,7 @@ class ReasoningEnv(gym.Env):
 def reasoning_spaces(config: RunConfig, world: World, text: TextTokenizer) -> tuple[gym.spaces.Dict, gym.spaces.Dict]:
     """Observation and action space of one question."""
     model = config.model
-    dreams, length, patches = model.num_dream_sequences, model.dream_length, max(config.world.sizes) ** 2
+    dreams, length, patches = model.num_dream_sequences, model.dream_length, world.max_patches
     actions, beliefs = len(world.actions), len(Outcome)
 
     def box(high: int, shape: tuple[int, ...], dtype) -> gym.spaces.Box:
@@ -79,7 +79,7 @@ def reasoning_spaces(config: RunConfig, world: World, text: TextTokenizer) -> tu
         "phase": box(len(Phase) - 1, (), np.int8),
     }
     if model.vision_backbone != "none":
-        side = max(config.world.sizes) * world.patch_size
+        side = world.max_side * world.patch_size
         observation["pixels"] = box(255, (1, side, side, 3), np.uint8)
         observation["picture_size"] = box(side, (1, 2), np.int32)
     action: dict[str, gym.Space] = {

@@ -1,141 +1,107 @@
-"""What a world is: a simulator with frames, named actions and questions that it can verify.
-
-The interface is functional. A :class:`Scene` is one concrete situation (one board, one room, one pile of
-blocks); ``scene.step(state, action)`` returns the next state and changes nothing, so that many dreams can be
-checked from the same state and a counterfactual is just another call. A stateful simulator fits by making
-``state`` its saved snapshot. Frames are pixels only: nothing else about a state reaches the model.
-"""
+"""What a world is: a family of scenes with named actions and questions that its simulator can verify."""
 
 from __future__ import annotations
 
-import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import Any
 
 import numpy as np
 
-State = Any
-"""Hashable and immutable; its type is the scene's own business."""
+from envs.scene import (
+    Outcome,
+    PictureScene,
+    Question,
+    QuestionKind,
+    Rollout,
+    Scene,
+    Split,
+    State,
+    Verdict,
+    WorldError,
+    random_actions,
+    random_play,
+    roll,
+    split_of,
+)
 
-
-class WorldError(ValueError):
-    """A world, board or item that the user gave is wrong; the message says what to change."""
-
-
-class Outcome(IntEnum):
-    """What a state means for the question; also the belief that each dreamed step carries.
-
-    ``STOP`` is a belief only: nothing ended, but the moves that the question names are used up.
-    """
-
-    CONTINUE = 0
-    SUCCESS = 1
-    FAILURE = 2
-    STOP = 3
-
-
-class QuestionKind(Enum):
-    """``PLAN``: find actions that reach the goal. ``PREDICT``: say what given actions lead to."""
-
-    PLAN = "plan"
-    PREDICT = "predict"
-
-
-class Split(Enum):
-    """Scenes are assigned to exactly one split by the hash of their content."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
-
-
-class Scene(ABC):
-    """One situation of a world, as a pure function of (state, action)."""
-
-    key: str
-    """Content hash, the same on every machine and in every run."""
-    grid: tuple[int, int]
-    """Frame size in patches, (rows, columns)."""
-    start: State
-    """The state in which every question begins."""
-
-    @abstractmethod
-    def step(self, state: State, action: int) -> tuple[State, Outcome]:
-        """The simulator's next state and its outcome; ``state`` itself stays as it was."""
-
-    @abstractmethod
-    def frame(self, state: State) -> np.ndarray:
-        """The picture of ``state``, uint8 (rows * patch, columns * patch, 3)."""
-
-    @abstractmethod
-    def distance(self, state: State) -> int | None:
-        """Fewest actions from ``state`` to success; None when success is out of reach (a dead end)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question about one scene.
-
-    Example:
-        ``Question(kind=QuestionKind.PREDICT, text="What happens if the elf moves right, down?",
-        scene=board, script=(2, 1))``
-    """
-
-    kind: QuestionKind
-    text: str
-    scene: Scene
-    script: tuple[int, ...] = ()
-    """The actions that a PREDICT question names; empty for PLAN."""
-    pictures: tuple[np.ndarray, ...] = ()
-    """Further pictures of the prompt besides the scene's, uint8 (H, W, 3); read by vision backbones only."""
-
-    def belief(self, outcome: Outcome, steps: int) -> Outcome:
-        """The true belief after ``steps`` actions that led to ``outcome``."""
-        used_up = self.script and steps >= len(self.script)
-        return Outcome.STOP if outcome is Outcome.CONTINUE and used_up else outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the simulator says of an answer.
-
-    ``exact`` is the strict criterion; ``progress`` in [0, 1] is the share of correct leading steps;
-    ``valid`` says that the answer parses and breaks no rule; ``success`` that it reaches the goal.
-    """
-
-    exact: bool
-    progress: float
-    valid: bool
-    success: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """True consequences of a list of actions: ``states`` has one entry more than ``actions``."""
-
-    states: tuple[State, ...]
-    actions: tuple[int, ...]
-    outcome: Outcome
-
-    @property
-    def moves_always(self) -> bool:
-        """Whether every action changed the state; one that does not (into a wall) is no legal move of a plan."""
-        return all(a != b for a, b in zip(self.states, self.states[1:], strict=False))
+__all__ = [
+    "Outcome",
+    "PictureScene",
+    "Question",
+    "QuestionKind",
+    "Rollout",
+    "Scene",
+    "Split",
+    "State",
+    "Verdict",
+    "World",
+    "WorldError",
+    "random_actions",
+    "random_play",
+    "roll",
+    "split_of",
+    "verify_plan",
+]
 
 
 class World(ABC):
-    """A family of scenes with named actions, a patch-aligned picture of each state, and questions."""
+    """A family of scenes with named actions, a patch-aligned picture of each state, and questions.
+
+    A world must define the attributes without a value, :meth:`scene`, :meth:`sample_scene` and :meth:`tell`. The
+    rest has defaults that fit plans ("find a way") and predictions ("what do these actions lead to").
+    """
 
     name: str
     family: str
+    """What it takes to answer: spatial, temporal, causal, abstract, or another word of your own; for the logs."""
     actions: tuple[str, ...]
-    max_size: int
-    """Largest ``size`` that :meth:`sample_scene` takes."""
+    """Names, in small letters; they must be distinct and free of commas."""
     patch_size: int
     """Side of one image patch in pixels; every frame is a whole number of patches each way."""
+    min_size: int = 1
+    max_size: int = 1
+    """``size`` of :meth:`sample_scene` lies between these; what it measures is the world's own business."""
+    default_sizes: tuple[int, ...] = (1,)
+    """Sizes that are trained on unless the user says otherwise."""
+    kinds: tuple[QuestionKind, ...] = (QuestionKind.PLAN, QuestionKind.PREDICT)
+    """Kinds of questions that can be asked; the first is the more important."""
+    exam_predict_share: float = 0.0
+    """Where both kinds can be asked: share of PREDICT questions in held-out evaluation."""
+    plan_texts: tuple[str, ...] = ()
+    """Paraphrases of the PLAN question."""
+    predict_texts: tuple[str, ...] = ()
+    """Paraphrases of the PREDICT question, with ``{moves}`` where the actions are named."""
+    no_plan: str = "no dream gets there"
+    """The answer to a PLAN question when no dream that was read succeeds."""
+
+    _sizes: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes that are trained on; :attr:`default_sizes` unless they were set."""
+        return self._sizes or self.default_sizes
+
+    @sizes.setter
+    def sizes(self, sizes: Sequence[int]) -> None:
+        self.check_sizes(sizes)
+        self._sizes = tuple(sizes)
+
+    def check_sizes(self, sizes: Sequence[int]) -> None:
+        """A :class:`WorldError` unless the world has scenes of all ``sizes``."""
+        if not sizes or not all(self.min_size <= size <= self.max_size for size in sizes):
+            rule = f"hold at least one size, each {self.min_size} to {self.max_size} for {self.name}"
+            raise WorldError(f"world.sizes ({list(sizes)}) must {rule}")
+
+    @property
+    def max_patches(self) -> int:
+        """Patches of the largest frame that is trained on."""
+        return max(rows * columns for rows, columns in map(self.grid_at, self.sizes))
+
+    @property
+    def max_side(self) -> int:
+        """Patches along the longer side of the largest frame that is trained on."""
+        return max(max(self.grid_at(size)) for size in self.sizes)
 
     @abstractmethod
     def scene(self, options: dict) -> Scene:
@@ -143,76 +109,135 @@ class World(ABC):
 
     @abstractmethod
     def sample_scene(self, rng: np.random.Generator, split: Split, size: int) -> Scene:
-        """A random scene of ``split``; ``size`` in the world's own unit (cells a side)."""
+        """A random scene of ``split``, which depends on ``rng``'s state and the arguments alone."""
 
     @abstractmethod
+    def tell(self, question: Question, rollout: Rollout) -> str:
+        """The answer to a PREDICT ``question``, given its script's true ``rollout``."""
+
+    def grid_at(self, size: int) -> tuple[int, int]:
+        """Largest frame, in patches, (rows, columns), of the scenes of ``size``; by default size x size."""
+        return size, size
+
+    def draw(self, scene: Scene, predict: bool, length: int, rng: np.random.Generator) -> Question:
+        """A question that ``length`` steps are enough to dream about; ``predict`` decides where both kinds exist.
+
+        Mostly about ``scene``, but it may be about another scene made of it, so use ``question.scene`` afterwards.
+        A PREDICT question is about 1 to ``length`` random moves (none after the end) unless a world knows better.
+        """
+        kind = self.kinds[0] if len(self.kinds) == 1 else QuestionKind.PREDICT if predict else QuestionKind.PLAN
+        if kind is QuestionKind.PLAN:
+            return self.ask(scene, kind, rng)
+        moves = random_play(scene, len(self.actions), int(rng.integers(1, length + 1)), rng).actions
+        return self.ask(scene, kind, rng, moves)
+
     def ask(self, scene: Scene, kind: QuestionKind, rng: np.random.Generator, script: Sequence[int] = ()) -> Question:
-        """A question of ``kind``; for PREDICT about ``script`` (the actions it names)."""
+        """A question of ``kind`` in one of its paraphrases; for PREDICT about ``script`` (the actions it names)."""
+        if kind is QuestionKind.PLAN:
+            return Question(kind=kind, text=self.plan_texts[rng.integers(len(self.plan_texts))], scene=scene)
+        text = self.predict_texts[rng.integers(len(self.predict_texts))].format(moves=self.plan_text(script))
+        return Question(kind=kind, text=text, scene=scene, script=tuple(int(a) for a in script))
 
-    @abstractmethod
+    def plan_text(self, actions: Sequence[int]) -> str:
+        """``actions`` in words, such as "right, right, down"."""
+        return ", ".join(self.actions[a] for a in actions)
+
+    def parse_plan(self, answer: str) -> list[int]:
+        """The actions that an answer states; empty unless it consists of action names and separators only."""
+        words = [w for w in re.split(r"[,;.]|\bthen\b|\band\b", answer.strip().lower()) if w.strip()]
+        names = {name: index for index, name in enumerate(self.actions)}
+        known = [names.get(" ".join(w.split())) for w in words]
+        return [] if None in known else [index for index in known if index is not None]
+
     def verify(self, question: Question, answer: str) -> Verdict:
-        """Check ``answer`` against the simulator, strictly."""
+        """Check ``answer`` against the simulator, strictly: see :func:`verify_plan`; a prediction word for word."""
+        if question.kind is QuestionKind.PREDICT:
+            truth = self.tell(question, roll(question.scene, question.script))
+            exact = answer.strip().rstrip(".") == truth
+            return Verdict(exact=exact, progress=float(exact), valid=answer.strip() != "", success=exact)
+        plan = self.parse_plan(answer)
+        if not plan:
+            return Verdict(exact=False, progress=0.0, valid=False, success=False)
+        return verify_plan(question.scene, plan)
 
-    @abstractmethod
     def true_answer(self, question: Question, rollouts: Sequence[Rollout]) -> tuple[list[int], str]:
         """What someone who saw only ``rollouts`` should answer: indices of the rollouts to read, and the text.
 
-        An empty list means that none of them supports an answer; the text then says so.
+        For PLAN the shortest rollouts that succeed with no idle move, for PREDICT those on script. An empty list
+        means that none of them supports an answer; the text of a PLAN question then says so.
         """
+        if question.kind is QuestionKind.PREDICT:
+            truth = roll(question.scene, question.script)
+            return [i for i, r in enumerate(rollouts) if r.actions == truth.actions], self.tell(question, truth)
+        good = [i for i, r in enumerate(rollouts) if r.outcome is Outcome.SUCCESS and r.moves_always]
+        if not good:
+            return [], self.no_plan
+        shortest = min(len(rollouts[i].actions) for i in good)
+        best = [i for i in good if len(rollouts[i].actions) == shortest]
+        return best, self.plan_text(rollouts[best[0]].actions)
 
     def wordings(self, answer: str) -> list[str]:
-        """Ways to word ``answer`` that the verifier takes for the same, ``answer`` first; trained on alike."""
-        return [answer]
+        """Ways to word ``answer`` that the verifier takes for the same, ``answer`` first; trained on alike.
 
-    @abstractmethod
+        By default a plan is "right, right, down" or "right then right then down".
+        """
+        if answer == self.no_plan or QuestionKind.PLAN not in self.kinds or not self.parse_plan(answer):
+            return [answer]
+        return [answer, answer.replace(", ", " then ")]
+
     def interpret(self, text: str, scene: Scene) -> Question | None:
-        """The question that free ``text`` asks about ``scene``; None when it is none that can be verified."""
+        """The question that free ``text`` asks about ``scene``; None when it is none that can be verified.
 
-    @abstractmethod
-    def corpus(self) -> list[str]:
-        """Sentences that cover the world's questions and answers, to train the text tokenizer on."""
-
-
-class PictureScene(Scene):
-    """A picture with no simulator behind it: it can be dreamed about, but nothing can be checked."""
-
-    def __init__(self, picture: np.ndarray, patch_size: int):
-        """Args: ``picture`` uint8 (H, W, 3), a whole number of patches each way."""
-        height, width = picture.shape[:2]
-        if height % patch_size or width % patch_size:
-            raise WorldError(
-                f"picture is {width}x{height} pixels; both sides must be multiples of {patch_size}, one patch a cell"
-            )
-        self.key = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()
-        self.grid = (height // patch_size, width // patch_size)
-        self.start = 0
-        self.picture = picture
-
-    def step(self, state, action):
-        """Nothing is known: the picture stays."""
-        return state, Outcome.CONTINUE
-
-    def frame(self, state):
-        """The picture."""
-        return self.picture
-
-    def distance(self, state):
-        """Unknown."""
+        By default named actions make it a PREDICT question; any paraphrase of the PLAN question is one.
+        """
+        low = text.lower()
+        if QuestionKind.PREDICT in self.kinds:
+            names = sorted(self.actions, key=len, reverse=True)
+            found = re.findall("|".join(rf"\b{re.escape(name)}\b" for name in names), low)
+            if found:
+                script = tuple(self.actions.index(name) for name in found)
+                return Question(kind=QuestionKind.PREDICT, text=text, scene=scene, script=script)
+        if low.strip(" .?!") in {t.lower().strip(" .?!") for t in self.plan_texts}:
+            return Question(kind=QuestionKind.PLAN, text=text, scene=scene)
         return None
 
+    def corpus(self) -> list[str]:
+        """Sentences that cover the world's questions and answers, to train the text tokenizer on.
 
-def roll(scene: Scene, actions: Sequence[int]) -> Rollout:
-    """Run ``actions`` from the start until they end or the scene does."""
-    states, taken, outcome = [scene.start], [], Outcome.CONTINUE
-    for action in actions:
-        state, outcome = scene.step(states[-1], action)
-        states.append(state)
-        taken.append(int(action))
+        A world whose :meth:`tell` says more than the names of its actions must add its sentences.
+        """
+        texts = [*self.plan_texts, self.no_plan] if QuestionKind.PLAN in self.kinds else []
+        for first in self.actions:
+            for second in self.actions:
+                moves = f"{first}, {second}, {first}"
+                texts += [t.format(moves=moves) for t in self.predict_texts] + self.wordings(moves)
+        return texts
+
+    def about(self, scene: Scene) -> World:
+        """The world that ``scene`` belongs to; itself, unless this is a mixture of worlds."""
+        return self
+
+
+def verify_plan(scene: Scene, plan: Sequence[int]) -> Verdict:
+    """EM: legal, reaches the goal with its last move, of optimal length. PR: share of correct leading steps.
+
+    A move that changes nothing is illegal, and so is one after the end. Where the simulator cannot tell the
+    distance to success, every plan that succeeds is exact.
+    """
+    state, outcome, legal, leading = scene.start, Outcome.CONTINUE, True, True
+    optimal = scene.distance(scene.start)
+    correct = 0
+    for action in plan:
         if outcome is not Outcome.CONTINUE:
+            legal = False  # moves after the end
             break
-    return Rollout(states=tuple(states), actions=tuple(taken), outcome=outcome)
-
-
-def random_play(scene: Scene, num_actions: int, length: int, rng: np.random.Generator) -> Rollout:
-    """Uniform random actions: the only source of experience before PPO."""
-    return roll(scene, rng.integers(num_actions, size=length).tolist())
+        after, outcome = scene.step(state, action)
+        legal &= after != state and outcome is not Outcome.FAILURE
+        before_distance, after_distance = scene.distance(state), scene.distance(after)
+        leading &= before_distance is not None and after_distance == before_distance - 1
+        correct += leading
+        state = after
+    success = outcome is Outcome.SUCCESS and legal
+    if optimal is None:
+        return Verdict(exact=success, progress=float(success), valid=legal, success=success)
+    return Verdict(exact=success and len(plan) == optimal, progress=correct / optimal, valid=legal, success=success)

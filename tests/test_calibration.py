@@ -111,8 +111,8 @@ def test_calibrating_changes_the_calibration_alone(fitted):
 def test_calibrating_fits_the_answers_to_validation_boards(fitted):
     """The same boards, dreams and answers once more: the weights are those of the independent fit."""
     loaded, after, loss = fitted
-    largest = max(loaded.run.world.sizes)
-    sizes = (*loaded.run.world.sizes, *(largest + extra for extra in LARGER))
+    largest = max(loaded.world.sizes)
+    sizes = (*loaded.world.sizes, *(largest + extra for extra in LARGER))
     questions = held_out(after.world, sizes, 12, loaded.run.seed, Split.VALIDATION)
     assert {q.scene.grid[0] for q in questions} == {3, 4, 5, 6}
     imagined = imagine(loaded, questions, 3, loaded.run.seed, loaded.run.eval.temperature)

@@ -52,7 +52,10 @@ from dreamrl.errors import UserError
         ("eval model --world frozen_lace", 'unknown world "frozen_lace"; did you mean "frozen_lake"?'),
         ("eval none --world frozen_lake", "model none does not exist; give the model/ directory of a run"),
         ("eval model --world frozen_lake --sizes 3,x", 'argument --sizes: "3,x" must be whole numbers with commas'),
-        ("eval model --world frozen_lake --sizes 9", "argument --sizes: world.sizes ([9]) must hold"),
+        (
+            "eval model --world frozen_lake --sizes 9",
+            "world.sizes ([9]) must hold at least one size",
+        ),
         ("eval model --world frozen_lake --num 0", "--num (0) must be between 1 and"),
         ("eval model --world frozen_lake --dreams 0", "--dreams (0) must be between 1 and 1024"),
         ("eval model --world frozen_lake --items file --num 3", "--items names the scenes, which --num contradicts"),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dreamrl.data import CORRUPTED_SHARE, RandomPlay
-from envs.world import Outcome, QuestionKind, Split, roll
-from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, outcome_text, parse_plan, split_of
+from envs.world import Outcome, QuestionKind, Split, roll, split_of
+from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, outcome_text, parse_plan
 
 SCENES = 40
 

@@ -19,8 +19,8 @@ from dreamrl.imagine import answer, imagine
 from dreamrl.judge import Judge
 from dreamrl.saving import save_pretrained
 from envs.questions import stream
-from envs.world import Outcome, QuestionKind, Split, Verdict, random_play
-from envs.worlds.frozen_lake import FrozenLake, split_of, verify_plan
+from envs.world import Outcome, QuestionKind, Split, Verdict, random_play, split_of, verify_plan
+from envs.worlds.frozen_lake import FrozenLake
 
 SEED = 4
 

@@ -13,8 +13,7 @@ from dreamrl.feedback_training import FeedbackSettings
 from dreamrl.losses import pretrain_loss
 from dreamrl.pretrain import batches, learning_rate
 from dreamrl.saving import new_model
-from envs.world import Split
-from envs.worlds.frozen_lake import split_of
+from envs.world import Split, split_of
 
 RUN = RunConfig(
     model=DreamingConfig(

@@ -8,8 +8,7 @@ from dreamrl.feedback import Preference
 from dreamrl.feedback_questions import Asked, correctness, read_questions, training_questions, write_answers
 from dreamrl.imagine import answer, imagine
 from dreamrl.rewards import answer_correctness
-from envs.world import Question, QuestionKind, Split
-from envs.worlds.frozen_lake import split_of
+from envs.world import Question, QuestionKind, Split, split_of
 
 BOARD = {"desc": ["SFF", "FHF", "FFG"]}
 

@@ -16,8 +16,7 @@ from dreamrl.generate import generate, generate_command
 from dreamrl.pretrain import train_codec
 from dreamrl.saving import save_pretrained
 from envs.questions import stream
-from envs.world import Split, WorldError
-from envs.worlds.frozen_lake import split_of
+from envs.world import Split, WorldError, split_of
 
 PLAN = "Find the shortest safe path to the gift."
 BOARD = {"desc": ["SFFF", "FFHF", "FFFF", "FHFG"]}
@@ -63,7 +62,7 @@ def test_the_seed_draws_a_board_that_was_never_trained_on(blind):
     assert pictures[0].shape != pictures[2].shape or not np.array_equal(pictures[0], pictures[2])
     assert results[0]["text"] == results[1]["text"] and results[0]["confidence"] == results[1]["confidence"]
     rng = stream(0, 10)
-    drawn = blind.world.sample_scene(rng, Split.TEST, int(rng.choice(blind.run.world.sizes)))
+    drawn = blind.world.sample_scene(rng, Split.TEST, int(rng.choice(blind.world.sizes)))
     assert split_of("/".join(drawn.desc)) is Split.TEST
     shown = generate(blind, seed=0)["dreams"][0].triplets[0]
     assert np.abs(shown.what.astype(int) - drawn.frame(drawn.start)).mean() < 0.08 * 255  # as the codec shows it

@@ -28,8 +28,8 @@ from dreamrl.reward_model import (
 )
 from dreamrl.rewards import answer_correctness
 from dreamrl.saving import new_model, save_pretrained
-from envs.world import Split
-from envs.worlds.frozen_lake import FrozenLake, split_of
+from envs.world import Split, split_of
+from envs.worlds.frozen_lake import FrozenLake
 
 STEPS, QUESTIONS = 260, 8
 RUN = RunConfig(

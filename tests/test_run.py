@@ -74,6 +74,9 @@ def test_exact_match_rises_far_above_the_untrained_model(uninterrupted):
     assert exact["ppo_1"] >= exact["pretrained_1"] + 0.3
     assert summary["exact_frame"]["ppo"] >= 0.9
     assert summary["episodes"] == 12 * 128
+    for numbers in summary["details"].values():  # 100 boards: confidence is calibrated up to chance
+        assert abs(numbers["confidence"] - numbers["exact_match"]) <= 0.2
+    assert summary["details"]["ppo_1"]["exact_picture"] >= 0.8
     for name in (
         "config.yaml",
         "metrics.jsonl",

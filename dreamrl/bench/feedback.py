@@ -45,7 +45,7 @@ def examples(loaded: Loaded, kind: str, liked: int, count: int, seed: int) -> li
     while len(out) < count:
         rng = stream(seed, 50, index)
         index += 1
-        scene: Any = loaded.world.sample_scene(rng, Split.TRAIN, int(rng.choice(loaded.run.world.sizes)))
+        scene: Any = loaded.world.sample_scene(rng, Split.TRAIN, int(rng.choice(loaded.world.sizes)))
         wordings = loaded.world.wordings(plan_text(shortest(scene, len(loaded.world.actions), rng)))
         if wordings[0] == wordings[1]:
             continue
@@ -83,7 +83,7 @@ class Exam:
 
     def __init__(self, loaded: Loaded, boards: int, seed: int):
         """Args: model, number of test ``boards``, ``seed`` of boards and dreams."""
-        self.questions = held_out(loaded.world, loaded.run.world.sizes, boards, seed, Split.TEST)
+        self.questions = held_out(loaded.world, loaded.world.sizes, boards, seed, Split.TEST)
         heat = loaded.run.eval.temperature
         self.imagined = [
             imagine(loaded, self.questions[i : i + CHUNK], DREAMS, seed, heat, first=i) for i in range(0, boards, CHUNK)

@@ -113,7 +113,7 @@ class DreamPPOLearner(PPOTorchLearner):
         """Also prepare the replay of random play, coded by the frozen codec."""
         super().build()
         extra = self.config.learner_config_dict
-        loaded = load_pretrained(Path(extra["model_dir"]))
+        loaded = load_pretrained(Path(extra["model_dir"]), trusted=True)
         self.run: RunConfig = loaded.run
         self.start_iteration = int(extra["start_iteration"])
         self.replay = RandomPlay(self.run, loaded.world, loaded.text, loaded.model.codec)

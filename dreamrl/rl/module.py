@@ -33,7 +33,7 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
     def setup(self):
         """Load the model; what judges the dreams (codec, inverse dynamics) is not trained."""
         settle()
-        loaded = load_pretrained(Path(self.model_config["model_dir"]))
+        loaded = load_pretrained(Path(self.model_config["model_dir"]), trusted=True)
         self.model = loaded.model
         self.model.codec.requires_grad_(False)
         self.model.inverse_dynamics.requires_grad_(False)

@@ -44,7 +44,7 @@ PROBE_EVERY = 5
 
 def make_env(env_config: dict[str, Any]) -> ReasoningEnv:
     """The environment that RLlib makes; ``env_config["model_dir"]`` holds the frozen judge."""
-    loaded = load_pretrained(Path(env_config["model_dir"]))
+    loaded = load_pretrained(Path(env_config["model_dir"]), trusted=True)
     return ReasoningEnv(loaded.run, loaded.world, loaded.text, Judge(loaded.model))
 
 
@@ -151,7 +151,7 @@ def ppo_on_ray(
         counts = {name: int(found[2][name]) for name in counts}
     with stderr_to(out / LOG_FILE):  # RLlib warns of itself while it starts
         algorithm = algorithm_config(run, model_dir, counts["iteration"]).build_algo()
-    loaded = load_pretrained(model_dir)
+    loaded = load_pretrained(model_dir, trusted=True)
     probe = Probe(loaded)
     writer = MetricsWriter(out, resume=True)
     try:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
-from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, Split, Verdict, World, WorldError, roll
+from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, WorldError, split_of
 
 ACTIONS = ("left", "down", "right", "up")
 MIN_SIZE, MAX_SIZE = 2, 8
@@ -137,7 +137,8 @@ class FrozenLake(World):
     name = "frozen_lake"
     family = "spatial"
     actions = ACTIONS
-    max_size = MAX_SIZE
+    min_size, max_size, default_sizes = MIN_SIZE, MAX_SIZE, (3, 4)
+    plan_texts, predict_texts, no_plan = PLAN_TEXTS, PREDICT_TEXTS, NO_PLAN
 
     def __init__(self, patch_size: int = 16):
         """Args: ``patch_size`` pixels a cell (at least 8, below which the sprites merge)."""
@@ -175,42 +176,13 @@ class FrozenLake(World):
             if scene.distance(scene.start) is not None:
                 return scene
 
-    def ask(self, scene, kind, rng, script=()):
-        """See :meth:`World.ask`."""
-        if kind is QuestionKind.PLAN:
-            return Question(kind=kind, text=PLAN_TEXTS[rng.integers(len(PLAN_TEXTS))], scene=scene)
-        moves = ", ".join(ACTIONS[a] for a in script)
-        text = PREDICT_TEXTS[rng.integers(len(PREDICT_TEXTS))].format(moves=moves)
-        return Question(kind=kind, text=text, scene=scene, script=tuple(int(a) for a in script))
+    def tell(self, question, rollout):
+        """See :meth:`World.tell`."""
+        return outcome_text(rollout)
 
-    def verify(self, question, answer):
-        """See :meth:`World.verify`. Walls and holes count: a move that does not move is illegal."""
-        if question.kind is QuestionKind.PREDICT:
-            truth = outcome_text(roll(question.scene, question.script))
-            exact = answer.strip().rstrip(".") == truth
-            return Verdict(exact=exact, progress=float(exact), valid=answer.strip() != "", success=exact)
-        plan = parse_plan(answer)
-        if not plan:
-            return Verdict(exact=False, progress=0.0, valid=False, success=False)
-        return verify_plan(question.scene, plan)
-
-    def true_answer(self, question, rollouts):
-        """See :meth:`World.true_answer`: the shortest legal rollout that succeeds; PREDICT reads those on script."""
-        if question.kind is QuestionKind.PREDICT:
-            truth = roll(question.scene, question.script)
-            return [i for i, r in enumerate(rollouts) if r.actions == truth.actions], outcome_text(truth)
-        good = [i for i, r in enumerate(rollouts) if r.outcome is Outcome.SUCCESS and r.moves_always]
-        lengths = {i: len(rollouts[i].actions) for i in good}
-        if not lengths:
-            return [], NO_PLAN
-        best = [i for i, length in lengths.items() if length == min(lengths.values())]
-        return best, plan_text(rollouts[best[0]].actions)
-
-    def wordings(self, answer):
-        """See :meth:`World.wordings`: a plan is "right, right, down" or "right then right then down"."""
-        if answer == NO_PLAN or not parse_plan(answer):
-            return [answer]
-        return [answer, answer.replace(", ", " then ")]
+    def parse_plan(self, answer):
+        """See :meth:`World.parse_plan`; spaces separate moves, too."""
+        return parse_plan(answer)
 
     def interpret(self, text, scene):
         """See :meth:`World.interpret`: named moves make it a PREDICT question, "way" or "path" a PLAN."""
@@ -224,12 +196,7 @@ class FrozenLake(World):
 
     def corpus(self):
         """See :meth:`World.corpus`."""
-        texts = [*PLAN_TEXTS, NO_PLAN]
-        for first in ACTIONS:
-            for second in ACTIONS:
-                moves = f"{first}, {second}, {first}"
-                texts += [t.format(moves=moves) for t in PREDICT_TEXTS] + self.wordings(moves)
-        return texts + [t.format(n=n) for t in OUTCOME_TEXT.values() for n in range(1, 65)]
+        return super().corpus() + [t.format(n=n) for t in OUTCOME_TEXT.values() for n in range(1, 65)]
 
 
 def check_desc(desc: object) -> tuple[str, ...]:
@@ -256,12 +223,6 @@ def check_desc(desc: object) -> tuple[str, ...]:
     return tuple(rows)
 
 
-def split_of(content: str) -> Split:
-    """80% train, 10% validation, 10% test, by the hash of the content alone."""
-    bucket = int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") % 10
-    return {0: Split.TEST, 1: Split.VALIDATION}.get(bucket, Split.TRAIN)
-
-
 def plan_text(actions: Sequence[int]) -> str:
     """``(2, 2, 1)`` as "right, right, down"."""
     return ", ".join(ACTIONS[a] for a in actions)
@@ -273,26 +234,6 @@ def parse_plan(answer: str) -> list[int]:
     if not words or any(w not in ACTIONS for w in words):
         return []
     return [ACTIONS.index(w) for w in words]
-
-
-def verify_plan(scene: Scene, plan: Sequence[int]) -> Verdict:
-    """EM: legal, reaches the goal with its last move, of optimal length. PR: share of correct leading steps."""
-    state, outcome, legal, leading = scene.start, Outcome.CONTINUE, True, True
-    optimal = scene.distance(scene.start)
-    assert optimal is not None and optimal > 0
-    correct = 0
-    for action in plan:
-        if outcome is not Outcome.CONTINUE:
-            legal = False  # moves after the end
-            break
-        after, outcome = scene.step(state, action)
-        legal &= after != state and outcome is not Outcome.FAILURE
-        before_distance, after_distance = scene.distance(state), scene.distance(after)
-        leading &= before_distance is not None and after_distance == before_distance - 1
-        correct += leading
-        state = after
-    success = outcome is Outcome.SUCCESS and legal
-    return Verdict(exact=success and len(plan) == optimal, progress=correct / optimal, valid=legal, success=success)
 
 
 def outcome_text(rollout: Rollout) -> str:

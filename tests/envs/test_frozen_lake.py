@@ -9,8 +9,8 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
 from envs.questions import stream
 from envs.registry import make_world
-from envs.world import Outcome, QuestionKind, Split, WorldError
-from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, split_of, verify_plan
+from envs.world import Outcome, QuestionKind, Split, WorldError, split_of, verify_plan
+from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake
 
 WORLD = FrozenLake()
 OPEN = ["SFF", "FFF", "FFG"]

@@ -8,8 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from dreamrl.judge import Judge
 from envs.reasoning_batch import Phase, ReasoningBatch, training_question
 from envs.reasoning_env import ReasoningEnv
-from envs.world import Outcome, QuestionKind, Split
-from envs.worlds.frozen_lake import split_of
+from envs.world import Outcome, QuestionKind, Split, split_of
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,7 @@ def _restore(world: World) -> str:
         for state, frame in zip(rollout.states, before, strict=True):
             _require(np.array_equal(scene.frame(state), frame), "a state's picture changed after other steps")
             _require(hash(state) == hash(state), "a state is not hashable")
+        sorted(rollout.states)  # raises where states have no order
     return "every state can be gone back to"
 
 

@@ -34,7 +34,7 @@ class Rules:
     num_actions: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Snapshot:
     """A situation of an environment; equal to another if picture, observation and outcome are."""
 

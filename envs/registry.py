@@ -27,6 +27,7 @@ WORLDS: dict[str, tuple[str, str]] = {
     "physics": ("envs.worlds.physics:Physics", "causal: drop a ball, and what if one thing were not there"),
     "blickets": ("envs.worlds.blickets:Blickets", "causal: which objects switch a machine on"),
     "patterns": ("envs.worlds.patterns:Patterns", "abstract: turn a grid, play life, find a hidden rule"),
+    "scene_graph": ("envs.worlds.scene_graphs:SceneGraph", "relational: follow relations in annotated photographs"),
     "easy_vqa": ("envs.worlds.easy_vqa:EasyVqa", "vqa: shape and color in real pictures"),
 }
 """Name -> where its class is, and what it is about (family first)."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 State = Any
-"""Hashable and immutable; its type is the scene's own business."""
+"""Hashable, immutable and sortable; its type is the scene's own business."""
 
 
 class WorldError(ValueError):

@@ -110,16 +110,16 @@ def test_a_world_in_a_few_lines_goes_through_training_and_evaluation(capsys, tmp
 
     (tmp_path / "corridor_world.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    pretrain = {"steps": 60, "scenes_per_step": 8, "num_workers": 1, "codec_steps": 150}
+    pretrain = {"steps": 150, "scenes_per_step": 16, "num_workers": 1, "codec_steps": 150}
     settings = ["world.name=corridor_world:world", "model.dream_length=4"]
     run_config = load_settings(overrides=settings + [f"pretrain.{k}={v}" for k, v in pretrain.items()])
     loaded = pretrain_loop(run_config, tmp_path / "run")
     assert loaded is not None and loaded.model.num_actions == 2
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["pretrain/loss/frame"] for line in lines if "pretrain/loss/frame" in line]
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.2 * losses[0]
     result = evaluate_command(tmp_path / "run" / "pretrained", "corridor_world:world", None, 20, 0, None, 4)
-    assert result["items"] == 20 and result["exact_frame"] > 0.8
+    assert result["items"] == 20 and result["exact_frame"] > 0.4  # copying the picture is right where a wall is: 0.1
     monkeypatch.delitem(sys.modules, "corridor_world")
     with pytest.raises(WorldError, match="pass --world corridor_world:world"):
         load_pretrained(tmp_path / "run" / "pretrained")

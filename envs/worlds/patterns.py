@@ -94,9 +94,9 @@ def parse_grid(answer: str) -> Grid | None:
 
 
 class PatternScene(Scene):
-    """A grid and what becomes of it. States are the grid in the empty place, None at first."""
+    """A grid and what becomes of it. States are the grid in the empty place, () at first."""
 
-    start = None
+    start = ()
 
     def __init__(self, topic: str, pairs: tuple[Pair, ...], grid: Grid, patch_size: int):
         """Args: ``topic``, ``pairs`` of a rule (the last one is the question) or none, ``grid``, ``patch_size``."""
@@ -113,7 +113,7 @@ class PatternScene(Scene):
         if self.topic == "rule":
             return self.pairs[-1][1], Outcome.CONTINUE
         change = turned if self.topic == "rotate" else lived
-        return change(self.given if state is None else state), Outcome.CONTINUE
+        return change(state or self.given), Outcome.CONTINUE
 
     def frame(self, state):
         """See :meth:`Scene.frame`."""
@@ -199,7 +199,7 @@ class Patterns(World):
     def tell(self, question, rollout):
         """See :meth:`World.tell`."""
         shown = rollout.states[-1]
-        return "nothing" if shown is None else grid_text(shown)
+        return grid_text(shown) if shown else "nothing"
 
     def verify(self, question, answer):
         """See :meth:`World.verify`. Cell by cell, in any of the forms that :func:`parse_grid` reads."""

@@ -73,27 +73,24 @@ def patch(kind: int | str, patch_size: int, line: bool = False) -> np.ndarray:
     return picture
 
 
-def draw_one(before: Grid, after: Grid | None, patch_size: int) -> np.ndarray:
+def draw_one(before: Grid, after: Grid, patch_size: int) -> np.ndarray:
     """A grid, an arrow, and what became of it, uint8 (H, W, 3)."""
     rows, columns = len(before), len(before[0])
     cells: list[list[int | str]] = [[*row, "ground", *["empty"] * columns] for row in before]
     cells[(rows - 1) // 2][columns] = "right"
-    if after is not None:
-        for index, row in enumerate(after):
-            cells[index][columns + 1 :] = row
+    for index, row in enumerate(after):
+        cells[index][columns + 1 :] = row
     return np.concatenate([np.concatenate([patch(kind, patch_size) for kind in row], axis=1) for row in cells])
 
 
-def draw_pairs(pairs: Sequence[Pair], answer: Grid | None, patch_size: int) -> np.ndarray:
-    """Pairs side by side, the input above the output; ``answer`` stands below the last input, None if unknown."""
+def draw_pairs(pairs: Sequence[Pair], answer: Grid, patch_size: int) -> np.ndarray:
+    """Pairs side by side, the input above the output; ``answer`` stands below the last input, () if unknown."""
     height, width = CANVAS
     cells: list[list[int | str]] = [["ground"] * width for _ in range(height)]
     for index, (before, after) in enumerate(pairs):
         left = index * MAX_SIDE
         cells[MAX_SIDE][left + MAX_SIDE // 2] = "down"
-        shown = answer if index == NUM_PAIRS - 1 else after
-        if shown is None:
-            shown = (("empty",) * MAX_SIDE,) * MAX_SIDE
+        shown = after if index < NUM_PAIRS - 1 else answer or (("empty",) * MAX_SIDE,) * MAX_SIDE
         for top, grid in ((0, before), (MAX_SIDE + 1, shown)):
             for number, row in enumerate(grid):
                 cells[top + number][left : left + len(row)] = row

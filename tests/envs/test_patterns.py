@@ -78,7 +78,7 @@ def test_life_and_its_scores_are_the_packages():
 def test_life_on_boards_that_are_not_square():
     """A live column of a board of 3 rows with joined edges: its cells have 2 live neighbours, those beside it 3."""
     scene = WORLD.scene({"topic": "life", "grid": ["0100"] * 3})
-    assert grid_text(scene.step(None, 1)[0]) == "1110/1110/1110"
+    assert grid_text(scene.step((), 1)[0]) == "1110/1110/1110"
 
 
 def test_rules_their_answers_and_their_scores_are_re_arcs():
@@ -126,7 +126,7 @@ def test_the_picture_says_what_is_asked_and_what_came_out():
     names = {}
     for digit in "0123456789":
         scene = WORLD.scene({"topic": "rotate", "grid": [digit * 2] * 2})
-        names[scene.frame(None)[:16, :16].tobytes()] = digit
+        names[scene.frame(())[:16, :16].tobytes()] = digit
     for index in range(60):
         scene, question = sampled(index)
         if scene.topic == "rule":
@@ -137,9 +137,7 @@ def test_the_picture_says_what_is_asked_and_what_came_out():
             cells = [[names.get(frame[r : r + 16, c : c + 16].tobytes(), ".") for c in range(0, frame.shape[1], 16)]
                      for r in range(0, frame.shape[0], 16)]  # fmt: skip
             assert ["".join(row[:side]) for row in cells] == rows(scene.given)
-            assert ["".join(row[side + 1 :]) for row in cells] == (
-                ["." * side] * side if state is None else rows(state)
-            )
+            assert ["".join(row[side + 1 :]) for row in cells] == (["." * side] * side if not state else rows(state))
         assert WORLD.tell(question, rollout) == "/".join("".join(row[side + 1 :]) for row in cells)
 
 
@@ -148,12 +146,12 @@ def test_a_rule_shows_its_answer_and_changes_nothing_else():
         scene, question = sampled(index)
         if scene.topic != "rule":
             continue
-        before, after = scene.frame(None), scene.frame(roll(scene, question.script).states[-1])
+        before, after = scene.frame(()), scene.frame(roll(scene, question.script).states[-1])
         assert before.shape == after.shape == (7 * 16, 9 * 16, 3)
         changed = (before != after).any(-1)
         assert changed[4 * 16 :, 6 * 16 :].any() and not changed[: 4 * 16].any() and not changed[:, : 6 * 16].any()
         done = WORLD.scene({"topic": "rule", "pairs": [[rows(a), rows(b)] for a, b in [scene.pairs[-1]] * 3]})
-        shown = done.frame(None)[4 * 16 :, 3 * 16 : 6 * 16]  # the same grid as the output of an example
+        shown = done.frame(())[4 * 16 :, 3 * 16 : 6 * 16]  # the same grid as the output of an example
         assert (shown == after[4 * 16 :, 6 * 16 :]).all()
 
 
@@ -163,7 +161,7 @@ def test_only_the_scenes_own_action_does_something():
         own = TOPICS.index(scene.topic)
         assert scene.legal == (own,) and set(question.script) == {own} and question.kind is QuestionKind.PREDICT
         for action in {0, 1, 2} - {own}:
-            assert scene.step(None, action) == (None, Outcome.CONTINUE)
+            assert scene.step((), action) == ((), Outcome.CONTINUE)
         rollout = roll(scene, question.script)
         assert question.belief(rollout.outcome, len(question.script)) is Outcome.STOP
         assert len(question.script) <= (1 if scene.topic == "rule" else 3)
@@ -247,7 +245,7 @@ def test_questions_are_understood():
         others = [fill(TEXTS[topic][0], 1) for topic in TOPICS if topic != scene.topic]
         assert all(WORLD.interpret(text, scene) is None for text in others)
     assert len(seen) == 3 * 3 + 3 * 3 + 3
-    picture = PictureScene(scene.frame(None), 16)
+    picture = PictureScene(scene.frame(()), 16)
     assert WORLD.interpret("READ the board after 8 steps of  life.", picture).script == (1,) * 8
     for text in ("", "turn", "Read the board after 9 steps of life.", "Turn the grid 45 degrees clockwise.", "apply"):
         assert WORLD.interpret(text, picture) is None

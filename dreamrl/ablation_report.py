@@ -137,7 +137,7 @@ def compared_at(settings: dict[str, Any]) -> str:
 def caption(record: dict[str, Any], summary: dict[str, Any], compared: str) -> list[str]:
     """What the numbers are and how far they can be trusted."""
     settings = record["settings"]
-    sides = ", ".join(f"{side}x{side}" for side in settings["world"]["sizes"])
+    sides = ", ".join(f"{side}x{side}" for side in trained_sizes(settings["world"]))
     verdicts = sum(
         own.get("difference", {}).get(compared, {}).get("half_width") is not None for own in summary.values()
     )
@@ -155,6 +155,13 @@ def caption(record: dict[str, Any], summary: dict[str, Any], compared: str) -> l
         "included; variants that differ only in PPO share their pretraining. CPU seconds depend less on what else "
         "the machine does.",
     ]
+
+
+def trained_sizes(world: dict[str, Any]) -> tuple[int, ...]:
+    """Sizes of the scenes; a world's own choice is not written down in the settings."""
+    from envs.registry import make_world
+
+    return tuple(world["sizes"]) or make_world(world["name"], worlds=world["worlds"]).sizes
 
 
 def table_row(name: str, own: dict[str, Any], counts: Sequence[str], compared: str) -> list[str]:

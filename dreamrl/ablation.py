@@ -48,6 +48,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     ),
     "z-loss": ("router z-loss", ["model.router_z_loss_weight=0.001"]),
     "sparsemax": ("sparsemax for gating and attention", ["model.moe_gating=sparsemax", "model.attention=sparsemax"]),
+    "no-local-mixing": ("patches meet in attention only", ["model.use_local_mixing=false"]),
     "memory": ("a dream step sees the earlier steps of its dream", ["model.use_dream_memory=true"]),
     "learned-edges": ("edges that the model chooses, too", ["model.use_learned_edges=true"]),
     "node-memory": ("nodes take messages in through a GRU", ["model.use_node_memory=true"]),

@@ -81,6 +81,8 @@ class DreamingConfig:
 
     trunk_layers: int = 1
     """Transformer blocks that every dream step passes before the experts."""
+    use_local_mixing: bool = True
+    """Let neighbouring patches look at each other by convolution, besides attention."""
     trunk_loops: int = 2
     """Times that the trunk is applied with the same weights."""
     num_experts: int = 4

@@ -19,6 +19,7 @@ from dreamrl.config import DreamingConfig
 from dreamrl.nn.experts import Context
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import Attention, AttentionPool, Block
+from dreamrl.nn.local_mixing import LocalMixing
 from dreamrl.nn.moe import MixtureOfExperts, Routing
 from dreamrl.nn.positional import GridPositions, Places
 
@@ -28,6 +29,8 @@ NUM_BELIEFS = 4
 
 class Look(NamedTuple):
     """What R dream steps see: features (R, P, D), masks, places, action logits (R, A), value (R,), routing.
+
+    ``grid`` (R, 2) are the rows and columns of the pictures in patches.
 
     ``chances`` (R, A) are logits of what random play from here achieves after each action, see
     :func:`dreamrl.losses.chance_loss`.
@@ -40,10 +43,13 @@ class Look(NamedTuple):
     value: Tensor
     routing: Routing
     chances: Tensor
+    grid: Tensor
 
 
 class DreamGenerator(nn.Module):
     """Trunk (weights shared over loops) -> mixture of experts -> action; then dynamics -> result and belief.
+
+    Trunk and dynamics mix neighbouring patches by convolution before they attend to all.
 
     Args:
         config: architecture.
@@ -64,6 +70,8 @@ class DreamGenerator(nn.Module):
         self.instruction = Attention(dim, heads, config.attention)
         self.condition = nn.Linear(dim, dim)
         self.trunk = nn.ModuleList(Block(dim, heads, normaliser=config.attention) for _ in range(config.trunk_layers))
+        self.local = LocalMixing(dim) if config.use_local_mixing else None
+        self.local_dynamics = LocalMixing(dim) if config.use_local_mixing else None
         self.moe = MixtureOfExperts(config)
         self.memory = DreamMemory(config, num_actions, tokenizer) if config.use_dream_memory else None
         self.summary = AttentionPool(dim, heads)
@@ -119,6 +127,7 @@ class DreamGenerator(nn.Module):
         x = self.codes(what) + self.condition(condition).unsqueeze(1)  # (R, P, D)
         x = x if added is None else x + added
         for _ in range(self.loops):
+            x = x if self.local is None else self.local(x, grid)
             for block in self.trunk:
                 x = block(x, mask=keys, places=places)
         context = Context(prompt.tokens, prompt.mask)
@@ -129,11 +138,12 @@ class DreamGenerator(nn.Module):
         x, routing = self.moe(x, keys, grid[:, 1], self.summary(x, mask) + condition, context, noise)
         outlook = self.outlook(torch.cat([self.readout(x, mask), condition], dim=-1))  # (R, 2 D)
         value = self.value(outlook).squeeze(-1)
-        return Look(x, mask, places, self.policy(outlook), value, routing, self.chances(outlook))
+        return Look(x, mask, places, self.policy(outlook), value, routing, self.chances(outlook), grid)
 
     def imagine(self, look: Look, what: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the result codes (R, P, V) and of the belief (R, 4), given the chosen action (R,)."""
         x = look.features + self.codes(what) + self.action(action).unsqueeze(1)
+        x = x if self.local_dynamics is None else self.local_dynamics(x, look.grid)
         for block in self.dynamics:
             x = block(x, mask=look.mask[:, None, None, :], places=look.places)
         # Output matrix tied to the code table (Press and Wolf 2017): at first the present picture is the most

@@ -27,7 +27,7 @@ from dreamrl.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when what is written changes: other versions then refuse it in one line."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 DIGESTS = {"weights_sha256": WEIGHTS, "tokenizer_sha256": TOKENIZER}

@@ -71,6 +71,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     }
     for name, text in helps.items():
         _training_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False), name)
+    text = "play at random ahead of pretraining and keep the records"
+    _collect_arguments(commands.add_parser("collect", help=text, description=text, allow_abbrev=False))
     text = "train variants of the model over several seeds and compare them"
     _ablate_arguments(commands.add_parser("ablate", help=text, description=text, allow_abbrev=False))
     text = "learn from ratings or preferences of people how answers are to be worded"
@@ -101,8 +103,27 @@ def _training_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add("--overwrite", action="store_true", help="replace the run in --out")
     if command == "ppo":
         add("--model", type=Path, metavar="DIR", help="pretrained model directory to start from")
+    else:
+        add("--data", type=Path, metavar="DIR", help="pretrain on what `dreamrl collect` wrote (default: play anew)")
     add("overrides", nargs="*", metavar="key=value", help="single settings, such as ppo.lr=1e-3 or world.sizes=3,4")
-    parser.set_defaults(model=None)
+    parser.set_defaults(model=None, data=None)
+
+
+def _collect_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--world", required=True, help="a world of `dreamrl worlds`, package.module:Name, or several as in A+B*2")
+    add("--num", type=int, required=True, metavar="N", help="records, of one scene each")
+    add("--out", type=Path, required=True, metavar="DIR", help="where to; what is finished there is gone on with")
+    add("--sizes", type=_sizes, metavar="3,4", help="sizes of the scenes (default: the world's own choice)")
+    add("--seed", type=int, metavar="S", help="seed of everything random (default: 0)")
+    add("--shard-size", type=int, default=1024, metavar="K", help="records of a file (default: 1024)")
+    add("--workers", type=int, default=2, metavar="N", help="files that are written at a time (default: 2)")
+    add(
+        "--address", default="local", help="local, auto, host:port or ray://host:port of a Ray cluster (default: local)"
+    )
+    add("--preset", help=f"settings of the run that the records are for (default: {settings.DEFAULT_PRESET})")
+    add("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    add("overrides", nargs="*", metavar="key=value", help="single settings, such as model.dream_length=6")
 
 
 def _ablate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,18 +21,22 @@ MAX_SEED = 2**31 - 1
 
 
 def _train(args: argparse.Namespace) -> None:
+    from dreamrl.manifest import data_for
+
     config, out = _resumed(args) if args.resume else _new_run(args)
     _check_world_of(config)
     if args.model:
         _check_model(args.model)
     preflight.check_address(args.address)
+    data = data_for(config, out, args.data, args.resume is not None, args.overwrite)
 
     from dreamrl.run import train
 
     if args.overwrite:
         preflight.remove_run(out)
     try:
-        train(config, out, args.address, STAGES[args.command], args.resume is not None, args.model)
+        collected = {"collected": data} if data else {}
+        train(config, out, args.address, STAGES[args.command], args.resume is not None, args.model, **collected)
     except KeyboardInterrupt as stopped:
         again = f"interrupted; continue with `dreamrl {args.command} --resume {out}`"
         raise KeyboardInterrupt(str(stopped) or (again if (out / preflight.RUN_CONFIG).exists() else "")) from None
@@ -48,6 +52,7 @@ def _new_run(args: argparse.Namespace) -> tuple[RunConfig, Path]:
 def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
     file = args.resume / preflight.RUN_CONFIG
     flags = {"--preset": args.preset, "--config": args.config, "--out": args.out, "--seed": args.seed}
+    flags["--data"] = args.data
     given = [flag for flag, value in flags.items() if value is not None]
     given += ["--overwrite"] * args.overwrite + args.overrides
     if given:
@@ -57,6 +62,17 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
     config = settings.read_yaml(file)
     preflight.check_writable(args.resume)
     return config, args.resume
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from dreamrl.collect import collect, collect_settings
+
+    num = _in_range("--num", args.num, 1, 10**10)
+    shard_size = _in_range("--shard-size", args.shard_size, 1, 10**6)
+    workers = _in_range("--workers", args.workers, 1, 1024)
+    config = collect_settings(args.world, args.sizes, args.preset, args.config, args.overrides, args.seed)
+    preflight.check_address(args.address)
+    collect(config, args.out, num, shard_size, workers, args.address)
 
 
 def _ablate(args: argparse.Namespace) -> None:
@@ -216,6 +232,7 @@ COMMANDS = {
     "train": _train,
     "pretrain": _train,
     "ppo": _train,
+    "collect": _collect,
     "ablate": _ablate,
     "eval": _eval,
     "generate": _generate,
@@ -236,9 +253,10 @@ def _check_world(name: str, sizes: tuple[int, ...] | None = None) -> None:
 
 
 def _check_world_of(run: RunConfig) -> None:
+    from dreamrl.curriculum import stages_of
     from envs.registry import world_of
 
-    world_of(run)
+    stages_of(run, world_of(run))
 
 
 def _check_model(directory: Path) -> None:

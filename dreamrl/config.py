@@ -13,6 +13,7 @@ from dreamrl.dreaming_config import ConfigError, DreamingConfig, in_range, one_o
 
 __all__ = [
     "ConfigError",
+    "CurriculumConfig",
     "DreamingConfig",
     "EvalConfig",
     "PPOConfig",
@@ -109,6 +110,8 @@ class PPOConfig:
     """Episodes per update, over all env runners."""
     predict_share: float = 0.1
     """Share of questions that ask what given moves lead to."""
+    boards_per_size: int = 0
+    """Different scenes of each size (of a mixture: in all) that questions are asked about; 0: always new ones."""
     lr: float = 1e-3
     """Peak learning rate of Adam, linear decay to a tenth."""
     gamma: float = 0.95
@@ -140,6 +143,7 @@ class PPOConfig:
         """Reject values outside their range."""
         in_range(
             "ppo", self, iterations=(0, 1e7), questions_per_iteration=(1, 1e6), predict_share=(0, 1), lr=(1e-8, 1),
+            boards_per_size=(0, 1e9),
             gamma=(0, 1), epochs=(1, 100), minibatch_size=(1, 1e7),
             value_weight=(0, 100), entropy_weight=(0, 10), replay_weight=(0, 100), replay_scenes=(1, 1e5),
             answer_weight=(0, 100), grad_clip=(1e-3, 1e3), num_env_runners=(0, 4096), num_learners=(0, 1024),
@@ -163,6 +167,73 @@ class PPOConfig:
     def smallest_shard(self) -> int:
         """Env steps that a learner gets at the least: an episode is a dream step and an answer, or longer."""
         return 2 * self.questions_per_iteration // max(1, self.num_learners)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Stages of PPO, from easy to hard questions; a stage ends when it is mastered.
+
+    Settings are lists with one item a stage, so that ``curriculum.dreams=2,3,4,4`` can be typed; left empty, they
+    follow from the model and the world, see :mod:`dreamrl.curriculum`.
+    """
+
+    enabled: bool = False
+    """Whether PPO goes through the stages; false: everything from the start."""
+    stages: tuple[str, ...] = ("core reasoning", "multi-hop", "causal", "multimodal")
+    """Names of the stages, in order."""
+    worlds: tuple[str, ...] = ()
+    """What a stage asks about: NAME[@LOW-HIGH][*WEIGHT], several joined by +, such as frozen_lake@3-4; empty: more
+    and more of the run's sizes, or of its worlds by family."""
+    dream_length: tuple[int, ...] = ()
+    """Longest dream, in steps; empty: from half of model.dream_length up to all of it."""
+    dreams: tuple[int, ...] = ()
+    """Dreams per question; empty: from half of model.num_dream_sequences up to all of them."""
+    hops: tuple[int, ...] = ()
+    """Message-passing rounds when dreams are read; empty: from half of model.graph_reasoning_hops up to all."""
+    targets: tuple[float, ...] = (0.8,)
+    """Exact match at which a stage is mastered; one for all stages, or one each."""
+    window: int = 512
+    """Latest questions of the stage over which the exact match is taken."""
+    min_iterations: tuple[int, ...] = (2,)
+    """Fewest updates in a stage; one for all stages, or one each."""
+    max_iterations: tuple[int, ...] = ()
+    """Most updates in a stage, the last excepted; empty: an equal share of ppo.iterations."""
+
+    def __post_init__(self):
+        """Reject values outside their range."""
+        count = len(self.stages)
+        named = count > 0 and all(name.strip() for name in self.stages) and len(set(self.stages)) == count
+        require(named, "curriculum.stages", list(self.stages), "hold at least one name, all different")
+        in_range("curriculum", self, window=(1, 1e7))
+        for name in ("worlds", "dream_length", "dreams", "hops"):
+            value = getattr(self, name)
+            rule = f"hold one item for each of the {count} stages, or none"
+            require(len(value) in (0, count), f"curriculum.{name}", list(value), rule)
+        for name in ("targets", "min_iterations", "max_iterations"):
+            value = getattr(self, name)
+            ok = len(value) in (1, count) or (name == "max_iterations" and not value)
+            rule = f"hold one number for all stages, or one for each of the {count}"
+            require(ok, f"curriculum.{name}", list(value), rule)
+        ok = all(0 < target <= 1 for target in self.targets)
+        require(ok, "curriculum.targets", list(self.targets), "hold numbers above 0 and at most 1")
+        self.check("min_iterations", 1, 10**7)
+        self.check("max_iterations", 1, 10**7)
+        most = self.max_iterations or (10**7,)
+        pairs = [(self.of_stage(self.min_iterations, i), self.of_stage(most, i)) for i in range(count)]
+        ok = all(low <= high for low, high in pairs)
+        rule = f"be >= curriculum.min_iterations ({list(self.min_iterations)}) in every stage"
+        require(ok, "curriculum.max_iterations", list(self.max_iterations), rule)
+
+    def check(self, name: str, low: int, high: int, limit: str = "") -> None:
+        """Every item of the list ``name`` lies between ``low`` and ``high``, which the setting ``limit`` gives."""
+        value = getattr(self, name)
+        rule = f"hold numbers from {low} to {f'{limit} ({high})' if limit else high}"
+        require(all(low <= item <= high for item in value), f"curriculum.{name}", list(value), rule)
+
+    @staticmethod
+    def of_stage(values: tuple, number: int):
+        """The item for stage ``number`` of a list that may hold one for all stages."""
+        return values[0] if len(values) == 1 else values[number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +274,21 @@ class RunConfig:
     """Reward weights."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Reinforcement learning."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Stages of PPO."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation."""
 
     def __post_init__(self):
         """Reject values outside their range."""
         in_range("run", self, seed=(0, 2**31 - 1))
+        self.curriculum.check("dream_length", 1, self.model.dream_length, "model.dream_length")
+        self.curriculum.check("dreams", 1, self.model.num_dream_sequences, "model.num_dream_sequences")
+        self.curriculum.check("hops", 0, self.model.graph_reasoning_hops, "model.graph_reasoning_hops")
+        if self.curriculum.worlds:
+            from dreamrl.curriculum import check_worlds  # not needed by most runs
+
+            check_worlds(self)
 
     def reward_weight(self, component: str) -> float:
         """Weight of a reward component; 0 if ``model.reward_components`` leaves it out."""

@@ -1,4 +1,7 @@
-"""Experience of random play, made on the fly: the only thing that pretraining sees.
+"""Experience of random play as batches of tensors: the only thing that pretraining sees.
+
+:class:`PlayEncoder` turns records into what the model reads, with its codec and tokenizer. :class:`RandomPlay` draws
+the records on the fly; ``dreamrl.stored`` reads them from files.
 
 Batch ``index`` of a seed is the same on every machine and for every number of workers: scene i of the batch
 has its own random stream, and worker r takes scenes r, r + W, r + 2 W and so on.
@@ -6,64 +9,40 @@ has its own random stream, and worker r takes scenes r, r + W, r + 2 W and so on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from dreamrl.config import RunConfig
-from dreamrl.nn.codec import FrameCodes, ImageCodec, to_patches
+from dreamrl.nn.codec import ImageCodec, from_patches
 from dreamrl.nn.text import TextTokenizer
-from envs.questions import draw_question, prompt_pictures, stream
-from envs.world import (
-    Outcome,
-    Question,
-    QuestionKind,
-    Rollout,
-    Scene,
-    Split,
-    World,
-    random_actions,
-    random_play,
-    roll,
-)
-
-CORRUPTED_SHARE = 0.25
-"""Share of inverse-dynamics pairs that no single action explains."""
-PRETRAINING = 1
-"""Key of the batches that pretraining sees; only these may be noisy."""
+from dreamrl.records import NOTHING, PRETRAINING, PlayDrawer, PlayRecord
+from envs.questions import prompt_pictures, stream
+from envs.world import Split, World
 
 
-class RandomPlay:
-    """Batches of random-play rollouts with questions and simulator-verified answers."""
+class PlayEncoder:
+    """Records of random play as arrays and batches.
 
-    def __init__(
-        self, config: RunConfig, world: World, text: TextTokenizer, codec: ImageCodec, split: Split = Split.TRAIN
-    ):
-        """Args: the run's ``config``, its ``world``, text tokenizer, frozen codec, and the ``split`` to draw from."""
-        self.config = config
-        self.world = world
-        self.text = text
-        self.codes = FrameCodes(codec)
-        self.split = split
+    Args:
+        config: the run's settings.
+        world: that the records are of.
+        text: its tokenizer.
+        codec: frozen image codec.
+    """
+
+    def __init__(self, config: RunConfig, world: World, text: TextTokenizer, codec: ImageCodec):
+        """See the class."""
+        self.config, self.world, self.text, self.codec = config, world, text, codec
         self.num_patches = world.max_patches
 
-    def patches(self, scenes: int) -> torch.Tensor:
-        """Distinct patches of random-play frames of ``scenes`` scenes, (n, 3 S S) in [0, 1], for the codec."""
-        rng = stream(self.config.seed, 0)
-        found = []
-        for _ in range(scenes):
-            scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.world.sizes)))
-            states = random_play(scene, len(self.world.actions), self.config.model.dream_length, rng).states
-            found += [to_patches(scene.frame(s), self.world.patch_size) for s in states]
-        return torch.from_numpy(np.unique(np.concatenate(found), axis=0)).float() / 255
-
     def batch(
-        self, index: int, scenes: int, rank: int = 0, workers: int = 1, key: int = PRETRAINING
+        self, records: Sequence[PlayRecord], index: int, rank: int = 0, key: int = PRETRAINING
     ) -> dict[str, torch.Tensor]:
-        """Batch ``index``: this worker's share of ``scenes`` scenes; ``key`` keeps different uses apart."""
-        read = self._dreams_to_read(stream(self.config.seed, key, index, scenes))
-        drawn = [stream(self.config.seed, key, index, i) for i in range(rank, scenes, workers)]
-        records = [self._record(rng, read) for rng in drawn]
-        batch = {name: torch.from_numpy(np.stack([r[name] for r in records])) for name in records[0]}
+        """``records``, this worker's share of batch ``index``, as tensors; ``key`` as for :meth:`RandomPlay.batch`."""
+        encoded = [self.encode(record) for record in records]
+        batch = {name: torch.from_numpy(np.stack([e[name] for e in encoded])) for name in encoded[0]}
         for name in ("pair_what", "pair_result", "pair_grid", "pair_action"):
             batch[name] = batch[name].flatten(0, 1)
         if key == PRETRAINING:
@@ -71,117 +50,78 @@ class RandomPlay:
             batch["noise_seed"] = torch.tensor(int(own.integers(2**62)))
         return batch
 
-    def _dreams_to_read(self, rng: np.random.Generator) -> int:
-        """How many of the N rollouts this batch is answered from: N in half of all batches, else 1 to N.
-
-        A reasoner that always saw N dreams reads a single one badly (exact match 0.80 where the one dream was
-        right 0.95 of the time).
-        """
-        count = self.config.model.num_dream_sequences
-        return count if rng.random() < 0.5 else int(rng.integers(1, count + 1))
-
-    def _record(self, rng: np.random.Generator, read: int) -> dict[str, np.ndarray]:
-        """One scene, one question, N rollouts, as arrays; the answer rests on the first ``read`` of them."""
-        model = self.config.model
-        scene = self.world.sample_scene(rng, self.split, int(rng.choice(self.world.sizes)))
-        predict = rng.random() < self.config.pretrain.predict_share
-        question = draw_question(self.world, scene, predict, model.dream_length, rng)
-        scene = question.scene
-        rollouts, cloned = self._rollouts(question, read, rng)
-        best, text = self.world.true_answer(question, rollouts[:read])
-        wordings = self.world.wordings(text)
-        text = wordings[rng.integers(len(wordings))]
-        focus = np.zeros(read + 1, bool)
-        focus[best or [read]] = True
-        pairs = self._pairs(scene, rollouts, rng)
+    def encode(self, record: PlayRecord) -> dict[str, np.ndarray]:
+        """One record as arrays."""
+        model, size, pad = self.config.model, self.world.patch_size, self.config.model.num_codes
+        patch_codes = self.codec.encode(record.patches.reshape(-1, size, 3))  # (K,): a picture of one column
+        pictures, cells = record.pictures.shape
+        codes = np.full((pictures + 1, self.num_patches), pad, np.int64)  # the last row is what NOTHING picks
+        codes[:pictures, :cells] = patch_codes[record.pictures]
+        grid = np.array(record.grid, np.int64)
+        extra: dict[str, np.ndarray] = {}
         if model.use_contrastive_loss:
-            moves = [", ".join(self.world.actions[a] for a in r.actions) for r in rollouts]
-            pairs["moves"] = np.stack([self.text.encode(m, model.max_prompt_tokens) for m in moves])
+            played = [actions[:steps] for actions, steps in zip(record.actions, record.lengths, strict=True)]
+            moves = [", ".join(self.world.actions[a] for a in actions) for actions in played]
+            extra["moves"] = np.stack([self.text.encode(m, model.max_prompt_tokens) for m in moves])
         if model.vision_backbone != "none":
-            shown = prompt_pictures([[scene.frame(scene.start)]], self.world.max_side * self.world.patch_size)
-            pairs |= {name: value[0] for name, value in shown.items()}
+            start = from_patches(record.patches[record.pictures[record.seen[0, 0]]], record.grid, size)
+            shown = prompt_pictures([[start]], self.world.max_side * size)
+            extra |= {name: value[0] for name, value in shown.items()}
         return {
-            "text": self.text.encode(question.text, model.max_prompt_tokens),
-            "grid": np.array(scene.grid, np.int64),
-            **self._dreams(question, rollouts),
-            "cloned": cloned,
-            "script": np.array(len(question.script) > 0),
-            "focus_target": focus,
-            "answer": self.text.encode(text, model.max_answer_tokens, end=True),
-            **pairs,
+            "text": self.text.encode(record.text, model.max_prompt_tokens),
+            "grid": grid,
+            "frames": codes[record.seen],
+            "actions": record.actions.astype(np.int64),
+            "beliefs": record.beliefs.astype(np.int64),
+            "lengths": record.lengths.astype(np.int64),
+            "returns": self._returns(record),
+            "cloned": record.cloned,
+            "script": np.array(record.scripted),
+            "focus_target": record.focus,
+            "answer": self.text.encode(record.answer, model.max_answer_tokens, end=True),
+            "pair_what": codes[record.pair_pictures[0]],
+            "pair_result": self._repainted(codes[record.pair_pictures[1]], record.repaint),
+            "pair_grid": np.broadcast_to(grid, (len(record.lengths), 2)).copy(),
+            "pair_action": record.pair_actions.astype(np.int64),
+            **extra,
         }
 
-    def _rollouts(self, question: Question, read: int, rng: np.random.Generator) -> tuple[list[Rollout], np.ndarray]:
-        """N rollouts and whether their actions are to be cloned.
+    def _returns(self, record: PlayRecord) -> np.ndarray:
+        """(N, T) discounted returns of the reward that PPO will use: gamma^k where success came k steps later."""
+        returns, gamma = np.zeros(record.actions.shape, np.float32), self.config.ppo.gamma
+        for n, steps in enumerate(record.lengths):
+            returns[n, :steps] = float(record.succeeded[n]) * gamma ** np.arange(steps - 1, -1, -1)
+        return returns
 
-        For PREDICT at least one of the first ``read`` follows the question's moves, and only those are cloned.
-        """
-        model, scene = self.config.model, question.scene
-        count, num_actions = model.num_dream_sequences, len(self.world.actions)
-        if question.kind is QuestionKind.PLAN:
-            return [random_play(scene, num_actions, model.dream_length, rng) for _ in range(count)], np.ones(
-                count, bool
-            )
-        follows = rng.random(count) < 0.5
-        follows[rng.integers(read)] = True
-        moves = [
-            question.script if f else random_actions(scene, num_actions, len(question.script), rng) for f in follows
-        ]
-        return [roll(scene, m) for m in moves], follows
+    def _repainted(self, results: np.ndarray, repaint: np.ndarray) -> np.ndarray:
+        """``results`` (N, P), changed where ``repaint`` says so; what would stay the same takes the next code."""
+        for result, (place, source, code) in zip(results, repaint, strict=True):
+            if place == NOTHING:
+                continue
+            before, paint = result[place], code if source == NOTHING else result[source]
+            result[place] = (paint + 1) % self.config.model.num_codes if paint == before else paint
+        return results
 
-    def _dreams(self, question: Question, rollouts: list[Rollout]) -> dict[str, np.ndarray]:
-        """Rollouts as dream arrays, with discounted returns of the reward that PPO will use."""
-        length, count = self.config.model.dream_length, len(rollouts)
-        frames = np.full((count, length + 1, self.num_patches), self.config.model.num_codes, np.int64)
-        actions, beliefs = np.zeros((2, count, length), np.int64)
-        returns = np.zeros((count, length), np.float32)
-        for n, rollout in enumerate(rollouts):
-            for t, state in enumerate(rollout.states):
-                codes = self.codes(question.scene, state)
-                frames[n, t, : len(codes)] = codes
-            steps = len(rollout.actions)
-            actions[n, :steps] = rollout.actions
-            for t in range(steps):
-                outcome = rollout.outcome if t == steps - 1 else Outcome.CONTINUE
-                beliefs[n, t] = question.belief(outcome, t + 1)
-            returns[n, :steps] = self._returns(question, rollout)
-        lengths = np.array([len(r.actions) for r in rollouts], np.int64)
-        return {"frames": frames, "actions": actions, "beliefs": beliefs, "lengths": lengths, "returns": returns}
 
-    def _returns(self, question: Question, rollout: Rollout) -> np.ndarray:
-        """(steps,) gamma^k where random play succeeded k steps later, else 0; for PREDICT, if on script."""
-        steps, gamma = len(rollout.actions), self.config.ppo.gamma
-        if question.kind is QuestionKind.PLAN:
-            success = float(rollout.outcome is Outcome.SUCCESS)
-        else:
-            success = float(rollout.actions == question.script)
-        return (success * gamma ** np.arange(steps - 1, -1, -1)).astype(np.float32)
+class RandomPlay:
+    """Batches of random-play rollouts with questions and simulator-verified answers, made on the fly."""
 
-    def _pairs(self, scene: Scene, rollouts: list[Rollout], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One (what, result, action) pair per rollout; some with class A, "no single action does this"."""
-        count, none = len(rollouts), len(self.world.actions)
-        pairs = np.full((2, count, self.num_patches), self.config.model.num_codes, np.int64)
-        chosen = np.zeros(count, np.int64)
-        for n, rollout in enumerate(rollouts):
-            t = int(rng.integers(len(rollout.actions)))
-            what, result, chosen[n] = rollout.states[t], rollout.states[t + 1], rollout.actions[t]
-            codes = [self.codes(scene, what), self.codes(scene, result)]
-            if rng.random() < CORRUPTED_SHARE:
-                codes[1], chosen[n] = self._corrupt(scene, what, codes[1], rollouts, rng), none
-            for side in (0, 1):
-                pairs[side, n, : len(codes[side])] = codes[side]
-        grid = np.broadcast_to(np.array(scene.grid, np.int64), (count, 2)).copy()
-        return {"pair_what": pairs[0], "pair_result": pairs[1], "pair_grid": grid, "pair_action": chosen}
+    def __init__(
+        self, config: RunConfig, world: World, text: TextTokenizer, codec: ImageCodec, split: Split = Split.TRAIN
+    ):
+        """Args: the run's ``config``, its ``world``, text tokenizer, frozen codec, and the ``split`` to draw from."""
+        self.config, self.world, self.text = config, world, text
+        self.drawer = PlayDrawer(config, world, split)
+        self.encoder = PlayEncoder(config, world, text, codec)
 
-    def _corrupt(self, scene, what, result: np.ndarray, rollouts: list[Rollout], rng) -> np.ndarray:
-        """A picture that no single action makes out of ``what``: a teleport if one is known, else repainted."""
-        near = {scene.step(what, a)[0] for a in range(len(self.world.actions))}
-        far = sorted({s for r in rollouts for s in r.states} - near - {what})
-        if far and rng.random() < 0.7:
-            return self.codes(scene, far[rng.integers(len(far))])
-        painted = result.copy()
-        place = rng.integers(len(painted))
-        painted[place] = rng.choice(painted) if rng.random() < 0.5 else rng.integers(self.config.model.num_codes)
-        if (painted == result).all():
-            painted[place] = (painted[place] + 1) % self.config.model.num_codes
-        return painted
+    def patches(self, scenes: int) -> torch.Tensor:
+        """Distinct patches of random-play frames of ``scenes`` scenes, (n, 3 S S) in [0, 1], for the codec."""
+        return torch.from_numpy(self.drawer.patches(scenes)).float() / 255
+
+    def batch(
+        self, index: int, scenes: int, rank: int = 0, workers: int = 1, key: int = PRETRAINING
+    ) -> dict[str, torch.Tensor]:
+        """Batch ``index``: this worker's share of ``scenes`` scenes; ``key`` keeps different uses apart."""
+        read = self.drawer.dreams_to_read(index, scenes, key)
+        records = [self.drawer.draw(index, number, read, key) for number in range(rank, scenes, workers)]
+        return self.encoder.batch(records, index, rank, key)

@@ -185,9 +185,20 @@ def summarise(result: Result, dreams: int, resamples: int) -> dict[str, Any]:
         "exact_picture": result.exact_picture,
         "confidence": float(result.confidence.mean()),
         "ece": expected_calibration_error(result.confidence, result.exact),
+        **by_group(result),
         "by_size": {str(side): float(result.exact[sides == side].mean()) for side in sorted(set(sides.tolist()))},
         "seconds": round(result.seconds, 3),
         "items_per_second": round(len(result.verdicts) / max(result.seconds, 1e-9), 2),
+    }
+
+
+def by_group(result: Result) -> dict[str, dict[str, float]]:
+    """``by_world`` and ``by_topic``: exact match of each part, where there are several."""
+    names = {"by_world": [q.scene.world for q in result.questions], "by_topic": [q.topic for q in result.questions]}
+    return {
+        key: {name: float(result.exact[[n == name for n in own]].mean()) for name in sorted(set(own))}
+        for key, own in names.items()
+        if len(set(own)) > 1
     }
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from dreamrl import policy
 from dreamrl.columns import OBS, TRUTH, flat, nested, normalise
+from dreamrl.curriculum import Curriculum, Stage
 from dreamrl.data import RandomPlay
 from dreamrl.judge import Judge
 from dreamrl.ppo_loss import learning_rate, ppo_loss
@@ -34,6 +35,8 @@ class PPOTrainer:
         loaded: a pretrained model; codec and inverse dynamics are frozen.
         judge: scores the dreams; by default the model's own codec and inverse dynamics.
         iteration: number of the first iteration.
+
+    With a curriculum, ``curriculum`` holds the stage of the next iteration; to resume, restore its state.
     """
 
     def __init__(self, loaded: Loaded, judge: Judge | None = None, iteration: int = 0):
@@ -44,14 +47,18 @@ class PPOTrainer:
         judge = judge or Judge(self.model)
         dreams = self.run.model.num_dream_sequences
         self.batch = ReasoningBatch(self.run, loaded.world, loaded.text, judge, dreams)
+        self.curriculum = Curriculum(self.run, loaded.world) if self.run.curriculum.enabled else None
         self.replay = RandomPlay(self.run, loaded.world, loaded.text, self.model.codec)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.trained, lr=self.run.ppo.lr)
         self.iteration = iteration
         self.learners = max(1, self.run.ppo.num_learners)
+        self.steps = 0  # env steps of the last iteration
 
     def iterate(self, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Sample, learn; ``progress`` is called after every gradient step. Returns metrics by name."""
+        if self.curriculum is not None:
+            self.enter(self.curriculum.stage)
         columns, parts = self.sample()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.run, self.iteration)
@@ -61,7 +68,16 @@ class PPOTrainer:
                 seen.setdefault(name, []).append(value)
             progress()
         self.iteration += 1
+        if self.curriculum is not None:
+            parts = parts | self.curriculum.record(parts["exact_match"])
+            self.model.graph_reasoner.limit(None)  # whoever uses the model in between has all of it
         return parts | {name: float(np.mean(values)) for name, values in seen.items()}
+
+    def enter(self, stage: Stage) -> None:
+        """Sample and learn as ``stage`` of the curriculum says, until another one is entered."""
+        self.batch.enter(stage)
+        self.model.graph_reasoner.limit(stage.hops)
+        self.replay = RandomPlay(self.run, stage.replay, self.loaded.text, self.model.codec)
 
     def sample(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """Shuffled, normalised columns of one iteration's episodes, and their mean reward components."""
@@ -78,7 +94,7 @@ class PPOTrainer:
                 rows.setdefault(name, []).append(value)
         columns = {name: np.concatenate(values) for name, values in rows.items()}
         normalise(columns)
-        count = len(next(iter(columns.values())))
+        self.steps = count = len(next(iter(columns.values())))
         order = stream(run.seed, 5, self.iteration, count).permutation(count)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
         return tensors, reward_parts(self.batch)

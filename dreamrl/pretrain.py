@@ -1,17 +1,20 @@
 """Supervised pretraining on random play: a plain torch loop, and the same loop on Ray Train.
 
 Workers share each update's scenes; gradients are averaged by DistributedDataParallel. The newest complete
-checkpoint on disk is where a run goes on, whoever stopped it.
+checkpoint on disk is where a run goes on, whoever stopped it. What is learned from is played on the fly, or
+collected before (``dreamrl.stored``) and streamed by Ray Data.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +27,12 @@ from dreamrl.metrics import MetricsWriter
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.probe import Probe
 from dreamrl.process import settle
+from dreamrl.records import CODEC_SCENES
 from dreamrl.saving import Loaded, new_model, optimizer_tensors, save_pretrained, set_optimizer, set_weights, weights
+from dreamrl.shards import Span, plain_tables, portions, read_span
 from dreamrl.stop import StopRequest
+from dreamrl.stored import Reader, StoredPlay
 
-CODEC_SCENES = 64
-"""Scenes whose distinct patches the codec is trained on."""
 CODEC_LR = 3e-3
 CHECKPOINTS = "checkpoints"
 STAGE = "pretrain"
@@ -48,7 +52,7 @@ class PretrainStep(nn.Module):
         return loss + touch_all(self.model), metrics
 
 
-def train_codec(loaded: Loaded, data: RandomPlay) -> float:
+def train_codec(loaded: Loaded, data: RandomPlay | StoredPlay) -> float:
     """Train the image codec, then freeze it; returns its last loss. Cheap, so every worker does the same."""
     model = loaded.model
     patches = data.patches(CODEC_SCENES)
@@ -88,6 +92,8 @@ def pretrain_loop(
     workers: int = 1,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     should_stop: Callable[[], bool] = lambda: False,
+    collected: Path | None = None,
+    reader: Reader = plain_tables,
 ) -> Loaded | None:
     """Pretrain from scratch or from the newest checkpoint under ``out``; rank 0 writes everything.
 
@@ -98,6 +104,8 @@ def pretrain_loop(
         workers: how many train together.
         wrap: makes the loss module data-parallel.
         should_stop: asked at every logged update, on all ranks alike; True ends with a checkpoint.
+        collected: directory of records that ``dreamrl collect`` wrote; None: random play on the fly.
+        reader: how its files are read.
 
     Returns:
         the trained model, which rank 0 has saved as ``out/pretrained``; None if it was stopped before.
@@ -106,6 +114,8 @@ def pretrain_loop(
     loaded = new_model(run)
     model, settings = loaded.model, run.pretrain
     data = RandomPlay(run, loaded.world, loaded.text, model.codec)
+    if collected is not None:
+        data = StoredPlay(run, loaded.world, loaded.text, model.codec, collected, reader)
     found = newest_checkpoint(out / CHECKPOINTS, STAGE)
     start = 0
     if found is None:
@@ -192,13 +202,47 @@ def _ray_worker(config: dict[str, Any]) -> None:
             module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
         ),
         should_stop=should_stop,
+        collected=Path(config["collected"]) if config["collected"] else None,
+        reader=ray_tables,
     )
     ray.train.report({"done": 1})
 
 
-def pretrain_on_ray(run: RunConfig, out: Path) -> None:
+PORTION = 2048
+"""Records of one worker that Ray Data reads at a time; 10 to 40 MB."""
+BLOCK_BYTES = 2**20
+
+
+def ray_tables(spans: Iterable[Span]) -> Iterator[pa.Table]:
+    """The records of ``spans`` as tables, in order, read by tasks of Ray Data.
+
+    Not by ``ray.data.read_parquet``: that starts at the first row of a file, which a resumed run does not, hands every
+    worker the records of all, and wants CPUs that the workers of Ray Train hold. Not in one pipeline: one whose output
+    has to wait keeps its worker busy with asking again, which took half of a CPU.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
+
+    def read(rows: pa.Table) -> Iterator[pa.Table]:
+        for row in rows.to_pylist():
+            yield from read_span(Span(**row))
+
+    for group in portions(spans, PORTION):
+        files = ray.data.from_items([dataclasses.asdict(span) for span in group], override_num_blocks=len(group))
+        tables = files.map_batches(
+            read, batch_size=None, batch_format="pyarrow", num_cpus=0, compute=ray.data.TaskPoolStrategy(size=2)
+        )
+        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def pretrain_on_ray(run: RunConfig, out: Path, collected: Path | None = None) -> None:
     """Run :func:`pretrain_loop` on ``run.pretrain.num_workers`` Ray Train workers; Ray is already up.
 
+    What was ``collected`` must be where every worker can read it.
     A worker that dies is restarted with its group, up to twice, from the newest checkpoint on disk.
     """
     from ray.train import FailureConfig, ScalingConfig
@@ -209,7 +253,11 @@ def pretrain_on_ray(run: RunConfig, out: Path) -> None:
 
     trainer = TorchTrainer(
         _ray_worker,
-        train_loop_config={"run": to_dict(run), "out": str(out.resolve())},
+        train_loop_config={
+            "run": to_dict(run),
+            "out": str(out.resolve()),
+            "collected": None if collected is None else str(collected.resolve()),
+        },
         scaling_config=ScalingConfig(
             num_workers=run.pretrain.num_workers, resources_per_worker={"CPU": 1}, use_gpu=False
         ),

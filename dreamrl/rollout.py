@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamrl.columns import ACTIONS, DREAM_VALUE, VF_PREDS, learned_columns
 from dreamrl.config import RunConfig
 from dreamrl.policy import STEP_COLUMNS
+from envs.mixture import Mixture
 from envs.questions import stream
 from envs.reasoning_batch import Phase, ReasoningBatch, training_question
 
@@ -29,7 +30,7 @@ def play(run: RunConfig, batch: ReasoningBatch, numbers: list[int], act: Act) ->
     Returns:
         one dict a step (``obs``, ``action``, ``columns``, ``infos``), then a last one with the final ``obs``.
     """
-    batch.reset([training_question(run, batch.world, i) for i in numbers])
+    batch.reset([training_question(run, batch.source, i, length=batch.longest) for i in numbers])
     streams = [stream(run.seed, 3, i) for i in numbers]
     length, patches = run.model.dream_length, batch.num_patches
     dice = np.stack([s.random((batch.dreams, length, patches + 2)) for s in streams])
@@ -76,6 +77,12 @@ def step_columns(run: RunConfig, steps: list[dict[str, Any]], final: dict[str, A
 
 
 def reward_parts(batch: ReasoningBatch) -> dict[str, float]:
-    """Mean reward components of the finished questions."""
+    """Mean reward components of the finished questions; of a mixture also each world's exact match."""
     parts = [batch.breakdown(q) for q in range(len(batch.questions))]
-    return {k: float(np.mean([p[k] for p in parts])) for k in parts[0]}
+    out = {k: float(np.mean([p[k] for p in parts])) for k in parts[0]}
+    if isinstance(batch.world, Mixture):
+        by_world: dict[str, list[float]] = {}
+        for question, part in zip(batch.questions, parts, strict=True):
+            by_world.setdefault(batch.world.about(question.scene).name, []).append(part["exact_match"])
+        out |= {f"exact_match/{name}": float(np.mean(values)) for name, values in by_world.items()}
+    return out

@@ -13,6 +13,7 @@ from typing import Any
 from dreamrl.checkpoint import newest_checkpoint
 from dreamrl.config import DreamingConfig, RunConfig
 from dreamrl.errors import UserError
+from dreamrl.manifest import remember_data
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained, save_pretrained
 from dreamrl.settings import write_yaml
@@ -21,11 +22,18 @@ from dreamrl.terminal import StageProgress
 
 
 def train(
-    settings: RunConfig, out: Path, address: str, stages: tuple[str, ...], resume: bool, model_dir: Path | None
+    settings: RunConfig,
+    out: Path,
+    address: str,
+    stages: tuple[str, ...],
+    resume: bool,
+    model_dir: Path | None,
+    collected: Path | None = None,
 ) -> None:
     """Run ``stages`` ("pretrain", "ppo", "eval") into ``out``; a finished stage is not repeated on ``resume``.
 
-    ``model_dir`` is the pretrained model that PPO starts from when "pretrain" is not among the stages.
+    ``model_dir`` is the pretrained model that PPO starts from when "pretrain" is not among the stages. ``collected``
+    is what ``dreamrl collect`` wrote, to pretrain on; None: random play on the fly.
     """
     settle()
     run = _adopt(settings, model_dir)
@@ -33,8 +41,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if not resume:
         write_yaml(run, out / "config.yaml")
+        if collected is not None:
+            remember_data(out, collected)
     try:
-        _run_stages(run, out, address, stages, resume, model_dir)
+        _run_stages(run, out, address, stages, resume, model_dir, collected)
     except UserError:
         if fresh and not (out / "metrics.jsonl").exists():
             shutil.rmtree(out)  # nothing was learned: leave no trace of a start that failed
@@ -42,12 +52,18 @@ def train(
 
 
 def _run_stages(
-    run: RunConfig, out: Path, address: str, stages: tuple[str, ...], resume: bool, model_dir: Path | None
+    run: RunConfig,
+    out: Path,
+    address: str,
+    stages: tuple[str, ...],
+    resume: bool,
+    model_dir: Path | None,
+    collected: Path | None,
 ) -> None:
     seconds = _read_seconds(out)
     with stoppable(out) as stop:
         if "pretrain" in stages:
-            _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, address, stop, resume))
+            _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, address, stop, resume, collected))
         elif not (out / "pretrained").exists():
             assert model_dir is not None
             save_pretrained(replace(load_pretrained(model_dir), run=run), out / "pretrained")
@@ -74,7 +90,7 @@ def _adopt(settings: RunConfig, model_dir: Path | None) -> RunConfig:
     return replace(settings, model=given.model, world=given.world)
 
 
-def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool) -> None:
+def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool, collected: Path | None) -> None:
     if (out / "pretrained").exists():
         _say("pretrain: finished before, not repeated")
         return
@@ -86,7 +102,7 @@ def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume
 
     def work() -> None:
         try:
-            pretrain_on_ray(run, out)
+            pretrain_on_ray(run, out, collected)
         except BaseException as error:  # handed to the main thread below
             failure.append(error)
 
@@ -118,6 +134,7 @@ def _ppo(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: boo
 
         def show(**values: float) -> None:
             names = {"ppo/exact_match": "EM", "ppo/exact_frame": "frame", "ppo/faithfulness": "faithful"}
+            names |= {"ppo/curriculum/stage": "stage", "ppo/curriculum/success": "success"}
             progress.advance(1, **{label: values[name] for name, label in names.items() if name in values})
 
         trained = ppo_on_ray(run, out, out / "pretrained", show, stop)

@@ -22,9 +22,9 @@ NO_ACTION = -1
 class MemberScene(Scene):
     """A scene of a member, with the mixture's actions."""
 
-    def __init__(self, inner: Scene, member: int, actions: Sequence[int]):
-        """Args: ``inner`` scene, index of its ``member``, the mixture's number of each of the member's ``actions``."""
-        self.inner, self.member = inner, member
+    def __init__(self, inner: Scene, member: int, world: str, actions: Sequence[int]):
+        """Args: ``inner`` scene of ``member`` number so, called ``world``; the mixture's number of each of its ``actions``."""
+        self.inner, self.member, self.world = inner, member, world
         self.key, self.grid, self.start = inner.key, inner.grid, inner.start
         self.to_inner = {outer: own for own, outer in enumerate(actions)}
         self.to_outer = tuple(actions)
@@ -147,11 +147,13 @@ class Mixture(World):
         return self if isinstance(scene, PictureScene) else self.members[_member(scene).member]
 
     def _wrap(self, scene: Scene, index: int) -> MemberScene:
-        return MemberScene(scene, index, self.own_actions[index])
+        return MemberScene(scene, index, self.members[index].name, self.own_actions[index])
 
     def _outer(self, question: Question, scene: Scene) -> Question:
         own = _member(scene)
-        asked = scene if question.scene is own.inner else MemberScene(question.scene, own.member, own.to_outer)
+        asked = scene
+        if question.scene is not own.inner:
+            asked = MemberScene(question.scene, own.member, own.world, own.to_outer)
         return replace(question, scene=asked, script=tuple(own.to_outer[a] for a in question.script))
 
 

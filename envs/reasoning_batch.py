@@ -13,6 +13,7 @@ from enum import IntEnum
 import numpy as np
 
 from dreamrl.config import RunConfig
+from dreamrl.curriculum import Stage
 from dreamrl.judge import Judge
 from dreamrl.nn.text import TextTokenizer
 from dreamrl.rewards import answer_correctness, coherence, creativity, faithfulness, naive_progress, progress
@@ -51,14 +52,18 @@ class ReasoningBatch:
     def __init__(self, config: RunConfig, world: World, text: TextTokenizer, judge: Judge, dreams: int):
         """Args: the run's ``config``, its ``world``, text tokenizer, frozen ``judge``, N ``dreams``."""
         self.config, self.world, self.text, self.judge, self.dreams = config, world, text, judge, dreams
-        self.length = config.model.dream_length
+        self.length = self.longest = config.model.dream_length
         self.num_patches = world.max_patches
+        self.source, self.present = world, dreams
+
+    def enter(self, stage: Stage) -> None:
+        """Keep to ``stage`` from the next reset on. Shapes stay; dreams that are not ``present`` never take a step."""
+        self.source, self.present, self.longest = stage.world, stage.dreams, stage.dream_length
 
     def horizon_of(self, question: Question) -> int:
         """Longest dream about ``question``: boards larger than those trained on get proportionally more steps."""
         trained, side = self.world.max_side, max(question.scene.grid)
-        length = self.config.model.dream_length
-        return max(length, -(-length * side // trained))
+        return max(self.longest, -(-self.longest * side // trained))
 
     def make_room(self, questions: Sequence[Question]) -> None:
         """Allow for pictures larger than those trained on, and for longer dreams."""
@@ -76,7 +81,7 @@ class ReasoningBatch:
         self.actions = np.zeros((*shape, self.length), np.int8)
         self.beliefs = np.zeros((*shape, self.length), np.int8)
         self.lengths = np.zeros(shape, np.int16)
-        self.active = np.ones(shape, np.int8)
+        self.active = np.tile(np.arange(self.dreams) < self.present, (count, 1)).astype(np.int8)
         self.phase = np.full(count, Phase.DREAM, np.int8)
         self.step_index = np.zeros(count, np.int16)
         self.pictures = {}
@@ -85,9 +90,7 @@ class ReasoningBatch:
             self.pictures = prompt_pictures([[q.scene.frame(q.scene.start), *q.pictures] for q in questions], side)
         self.states = [[[q.scene.start] for _ in range(self.dreams)] for q in questions]
         self.outcomes = [[Outcome.CONTINUE] * self.dreams for _ in questions]
-        self.scores = [
-            [Scores(faithful=[], coherent=[], exact=[], believed=[]) for _ in range(self.dreams)] for _ in questions
-        ]
+        self.scores = [[Scores() for _ in range(self.dreams)] for _ in questions]
         self.true_result = np.zeros((*shape, self.num_patches), np.int16)
         self.true_belief = np.zeros(shape, np.int8)
         self.sound = np.zeros(shape, bool)
@@ -196,15 +199,13 @@ class ReasoningBatch:
 
     def _pay_creativity(self, index: int, rewards: np.ndarray) -> None:
         """Paid once, when the last dream of a question has ended, to all of them."""
-        faithful = [s.mean_faithfulness() for s in self.scores[index]]
-        dreamed = [
-            [frame.tobytes() for frame in self.frames[index, n, 1 : self.lengths[index, n] + 1]]
-            for n in range(self.dreams)
-        ]
-        values = creativity(dreamed, faithful)
-        for scores, value in zip(self.scores[index], values, strict=True):
+        own = self.scores[index][: self.present]
+        dreams = [self.frames[index, n, 1 : self.lengths[index, n] + 1] for n in range(self.present)]
+        dreamed = [[frame.tobytes() for frame in frames] for frames in dreams]
+        values = creativity(dreamed, [s.mean_faithfulness() for s in own])
+        for scores, value in zip(own, values, strict=True):
             scores.creativity = float(value)
-        rewards[index] += self.config.reward_weight("creativity") * values
+        rewards[index, : self.present] += self.config.reward_weight("creativity") * values
 
     def _answer(self, index: int, tokens: np.ndarray) -> float:
         self.phase[index] = Phase.OVER
@@ -223,12 +224,12 @@ class ReasoningBatch:
         )
 
     def dreams_to_read(self, index: int) -> int:
-        """How many of a question's dreams the reading loss shows: N for half of all scenes, else 1 to N.
+        """How many of a question's dreams the reading loss shows: all for half of the scenes, else 1 to all.
 
         A reasoner that always saw N dreams calls a single good one "none" too often.
         """
         number = int(self.questions[index].scene.key[:8], 16)
-        return self.dreams if number % 2 else 1 + (number // 2) % self.dreams
+        return self.present if number % 2 else 1 + (number // 2) % self.present
 
     def reading_target(self, index: int, shown: int) -> tuple[np.ndarray, np.ndarray]:
         """What should be answered from the first ``shown`` dreams: focus (N + 1,) bool and answer tokens (L,).
@@ -237,7 +238,7 @@ class ReasoningBatch:
         """
         question, count = self.questions[index], self.dreams
         rollouts = [self.rollout(index, n) for n in range(count)]
-        sound = [all(s.exact) and all(s.believed) for s in self.scores[index]]
+        sound = [s.exact != [] and all(s.exact) and all(s.believed) for s in self.scores[index]]
         seen = [n for n in range(shown) if sound[n]]
         best, answer = self.world.true_answer(question, [rollouts[n] for n in seen])
         wordings = self.world.wordings(answer)
@@ -274,8 +275,7 @@ class ReasoningBatch:
 
     def breakdown(self, index: int) -> dict[str, float]:
         """Mean reward components of one finished question, all in [0, 1] but progress."""
-        scores = self.scores[index]
-        verdict = self.verdicts[index]
+        scores, verdict = self.scores[index][: self.present], self.verdicts[index]
         assert verdict is not None, "the question is not answered yet"
         return {
             "faithfulness": float(np.mean([s.mean_faithfulness() for s in scores])),
@@ -284,14 +284,19 @@ class ReasoningBatch:
             "creativity": float(np.mean([s.creativity for s in scores])),
             "progress": float(np.mean([s.progress for s in scores])),
             "exact_frame": float(np.mean([e for s in scores for e in s.exact])),
-            "dream_length": float(self.lengths[index].mean()),
+            "dream_length": float(self.lengths[index, : self.present].mean()),
             "exact_match": float(verdict.exact),
             "success": float(verdict.success),
         }
 
 
-def training_question(config: RunConfig, world: World, index: int, split: Split = Split.TRAIN) -> Question:
-    """Question number ``index`` of a run: the same whoever asks it."""
+def training_question(
+    config: RunConfig, world: World, index: int, split: Split = Split.TRAIN, length: int = 0
+) -> Question:
+    """Question number ``index`` of a run, to be dreamed about in ``length`` steps; the same whoever asks it."""
     rng = stream(config.seed, 2, index)
-    scene = world.sample_scene(rng, split, int(rng.choice(world.sizes)))
-    return draw_question(world, scene, rng.random() < config.ppo.predict_share, config.model.dream_length, rng)
+    size = int(rng.choice(world.sizes))
+    pool = config.ppo.boards_per_size
+    scene = world.sample_scene(stream(config.seed, 13, size, int(rng.integers(pool))) if pool else rng, split, size)
+    length = length or config.model.dream_length
+    return draw_question(world, scene, rng.random() < config.ppo.predict_share, length, rng)

@@ -61,6 +61,8 @@ class Scene(ABC):
     """Frame size in patches, (rows, columns)."""
     start: State
     """The state in which every question begins."""
+    world: str = ""
+    """Name of the world that it belongs to, set where worlds are mixed."""
     legal: tuple[int, ...] | None = None
     """Actions that mean something here, if not all do; random play takes no others."""
 

@@ -80,7 +80,7 @@ def test_an_empty_directory_needs_no_overwrite(fake_work, tmp_path):
 def test_eval_passes_its_defaults(fake_work, saved_model):
     fake_work.answer = {"items": 600}
     assert main(["eval", str(saved_model), "--world", "frozen_lake"]) == 0
-    assert fake_work.calls == [(saved_model, "frozen_lake", None, 600, 0, (3, 4), 4)]
+    assert fake_work.calls == [(saved_model, "frozen_lake", None, 600, 0, None, 4)]
 
 
 def test_eval_reads_items(fake_work, saved_model, tmp_path):
@@ -88,7 +88,7 @@ def test_eval_reads_items(fake_work, saved_model, tmp_path):
     fake_work.answer = {"items": 1}
     arguments = ["--items", "items.jsonl", "--dreams", "16", "--seed", "2"]
     assert main(["eval", str(saved_model), "--world", "frozen_lake", *arguments]) == 0
-    assert fake_work.calls == [(saved_model, "frozen_lake", [BOARD], 600, 2, (3, 4), 16)]
+    assert fake_work.calls == [(saved_model, "frozen_lake", [BOARD], 600, 2, None, 16)]
 
 
 def test_generate_passes_a_scene_or_pictures(fake_work, saved_model, tmp_path):

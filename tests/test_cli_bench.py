@@ -16,7 +16,7 @@ def test_the_list_names_every_benchmark(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["bench"], "give the name of a benchmark: moe, graph, decode, context, reward, feedback"),
+        (["bench"], f"give the name of a benchmark: {', '.join(BENCHMARKS)}"),
         (["bench", "moo"], 'unknown benchmark "moo"; did you mean "moe"?'),
         (["bench", "moe", "repeat=3"], '"repeat=3" is no setting of bench moe; did you mean "repeats"?'),
         (["bench", "moe", "repeats"], '"repeats" is no setting of bench moe; did you mean "repeats"?'),

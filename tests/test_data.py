@@ -1,12 +1,16 @@
 """Random-play batches: the same everywhere, and every target in them checked against the simulator."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 import torch
 
-from dreamrl.data import CORRUPTED_SHARE, RandomPlay
+from dreamrl.data import RandomPlay
+from dreamrl.nn.text import TextTokenizer
+from dreamrl.records import CORRUPTED_SHARE
+from dreamrl.settings import load_settings
 from envs.world import Outcome, QuestionKind, Split, roll, split_of
 from envs.worlds.frozen_lake import ACTIONS, NO_PLAN, FrozenLake, outcome_text, parse_plan
 
@@ -40,6 +44,10 @@ def drawn(make):
     data = make(predict_share=0.5)
     batch = data.batch(2, SCENES)
     return data, batch, data.world.asked, batch["focus_target"].shape[1] - 1
+
+
+def codes(data, scene, state):
+    return data.encoder.codec.encode(scene.frame(state))
 
 
 def same(a, b):
@@ -99,7 +107,7 @@ def test_frames_actions_and_beliefs_are_what_the_simulator_does(drawn):
             state = scene.start
             for t in range(length + 1):
                 frame = batch["frames"][index, n, t].tolist()
-                assert frame[:cells] == data.codes.codec.encode(scene.frame(state)).tolist()
+                assert frame[:cells] == codes(data, scene, state).tolist()
                 assert set(frame[cells:]) <= {data.config.model.num_codes}
                 if t == length:
                     break
@@ -202,14 +210,14 @@ def pairs(data, batch):
         assert batch["pair_grid"][i].tolist() == list(scene.grid)
         what, result = batch["pair_what"][i, :cells].tolist(), batch["pair_result"][i, :cells].tolist()
         [state] = [
-            s for s in range(cells) if data.codes(scene, s).tolist() == what and scene.outcomes[s] is Outcome.CONTINUE
+            s for s in range(cells) if codes(data, scene, s).tolist() == what and scene.outcomes[s] is Outcome.CONTINUE
         ]
         yield scene, state, what, result, action
 
 
 def results(data, scene, state):
     """Pictures that each action makes of ``state``."""
-    return [data.codes(scene, scene.step(state, a)[0]).tolist() for a in range(4)]
+    return [codes(data, scene, scene.step(state, a)[0]).tolist() for a in range(4)]
 
 
 def test_inverse_pairs_are_explained_by_their_action_or_by_none(make):
@@ -256,5 +264,40 @@ def test_some_inverse_pairs_are_teleports(make):
     teleports = 0
     for scene, state, _, result, action in pairs(data, batch):
         if action == 4 and result not in results(data, scene, state):
-            teleports += result in [data.codes(scene, s).tolist() for s in range(scene.grid[0] * scene.grid[1])]
+            teleports += result in [codes(data, scene, s).tolist() for s in range(scene.grid[0] * scene.grid[1])]
     assert teleports > 3
+
+
+PINNED = {
+    "default": (["world.sizes=3,4"], ["1f68052866a7a0a5", "c670fa5aa7e832a5", "7c1aa043e777755a"]),
+    "moves in words and pixels": (
+        ["world.sizes=2,5", "model.use_contrastive_loss=true", "model.vision_backbone=lite"],
+        ["932ce949eb1b86cb", "022d544169197978", "dbe8f8abf092bbde"],
+    ),
+    "predictions": (
+        ["world.sizes=3", "pretrain.predict_share=1.0", "model.code_levels=[8]", "model.num_dream_sequences=2"],
+        ["64f43bc56b5fa326", "911fbf9e2216b6c7", "89f24b946bcc9e5f"],
+    ),
+}
+"""Settings -> digests of three batches, made when batches were still drawn and encoded in one go."""
+
+
+@pytest.mark.parametrize("kind", PINNED)
+def test_batches_stay_what_they_were(kind, tile_codec):
+    overrides, expected = PINNED[kind]
+    run = load_settings("nano", None, overrides, 3)
+    world = FrozenLake(run.model.patch_size)
+    world.sizes = run.world.sizes
+    text = TextTokenizer.train(world.corpus(), run.model.vocab_size)
+    data = RandomPlay(run, world, text, tile_codec)
+    found = [digest(data.batch(*choice)) for choice in ((0, 12), (5, 7, 1, 3), (2, 4, 0, 1, 5))]
+    assert found == expected
+
+
+def digest(batch):
+    whole = hashlib.blake2b(digest_size=8)
+    for name in sorted(batch):
+        array = batch[name].numpy()
+        whole.update(f"{name} {array.dtype} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()

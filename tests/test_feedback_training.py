@@ -154,15 +154,15 @@ def test_replay_is_the_reading_loss_of_random_play(trainer):
 
 def test_a_heavy_weight_on_the_kl_keeps_the_model_where_it_was(own, read, liking):
     found = {}
-    for weight in (0.0, 50.0):
+    for weight in (0.0, 5.0):
         copied = dataclasses.replace(own, model=copy.deepcopy(own.model))
-        settings = dataclasses.replace(SMALL, kl_weight=weight, replay_weight=0.0, samples=8, lr=3e-3)
+        settings = dataclasses.replace(SMALL, kl_weight=weight, replay_weight=0.0, samples=8, lr=3e-4)
         with only(trained_parameters(copied), copied.model):
             trainer = AnswerTrainer(copied, read, liking._replace(trust=1.0), settings, seed=0)
-            for number in range(3):
+            for number in range(10):
                 trainer.epoch(number, lambda metrics: None)
             found[weight] = trainer.measure(read)
-    assert found[0.0]["kl"] > 4 * abs(found[50.0]["kl"])
+    assert found[0.0]["kl"] > 4 * abs(found[5.0]["kl"])
 
 
 # --- the whole

@@ -57,6 +57,7 @@ def test_ray_is_imported_where_processes_are_started_and_nowhere_else():
     found = {path for path in relative(SOURCES) if touches(imported(ROOT / path), "ray")}
     assert {path for path in found if not path.startswith("dreamrl/rl/")} == {
         "dreamrl/cluster.py",
+        "dreamrl/collect.py",
         "dreamrl/pretrain.py",
     }
 

@@ -31,7 +31,7 @@ def test_every_preset_loads_under_its_own_name(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("nano", 0.8), ("base", 14), pytest.param("large", 104, marks=pytest.mark.slow)]
+    ("name", "millions"), [("nano", 0.86), ("base", 14.5), pytest.param("large", 107.5, marks=pytest.mark.slow)]
 )
 def test_presets_are_as_large_as_they_say(name, millions):
     from dreamrl.saving import new_model
@@ -184,7 +184,7 @@ def test_what_is_written_reads_back_the_same(tmp_path):
     write_yaml(config, tmp_path / "config.yaml")
     assert read_yaml(tmp_path / "config.yaml") == config
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-    assert "sizes: [3, 4]" in (tmp_path / "config.yaml").read_text()
+    assert "dreams: [1, 4, 16]" in (tmp_path / "config.yaml").read_text()
     assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config))), "here") == config
 
 

@@ -22,6 +22,9 @@ BENCHMARKS = {
     "decode": "writing with the key-value cache against without",
     "context": "loss and retrieval at 512 to 4096 tokens, for every kind of positions",
     "reward": "how well the reward model tells true dreams from corrupted ones on held-out boards",
+    "data": "pretraining on collected records against random play on the fly: speed and memory",
+    "curriculum": "steps in the simulator until held-out boards are answered, with and without the curriculum",
+    "frozen-lake": "the published task: train on 3x3 to 6x6 boards, measure by size up to 8x8 (hours)",
     "feedback": "how far feedback moves a style, and what it costs (model_dir=DIR)",
 }
 """Name -> what it measures."""
@@ -31,7 +34,7 @@ def run_bench(name: str, settings: Sequence[str]) -> dict[str, Any]:
     """The result of benchmark ``name`` with ``key=value`` settings; a wrong one is a UserError."""
     if name not in BENCHMARKS:
         raise UserError(f'unknown benchmark "{name}"; {nearest(name, BENCHMARKS)}')
-    function = importlib.import_module(f"dreamrl.bench.{name}").bench
+    function = importlib.import_module(f"dreamrl.bench.{name.replace('-', '_')}").bench
     known = inspect.signature(function).parameters
     given: dict[str, Any] = {}
     for setting in settings:

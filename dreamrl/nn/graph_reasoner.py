@@ -14,6 +14,7 @@ from dreamrl.nn.dream_generator import NUM_BELIEFS
 from dreamrl.nn.graph import EDGE_TYPES, NO_EDGES, EdgeAttention, Edges, Graph, LearnedEdges, Reading, build_graph
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import AttentionPool, mlp
+from dreamrl.nn.output_decoder import NEVER
 
 
 class GraphTransformer(nn.Module):
@@ -42,13 +43,14 @@ class GraphTransformer(nn.Module):
         self.feeds = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim), mlp(dim, 2 * dim, dim)) for _ in range(hops))
         self.memory = nn.GRUCell(dim, dim) if config.use_node_memory else None
 
-    def forward(self, x: Tensor, graph: Graph, valid: Tensor) -> tuple[Tensor, Edges]:
+    def forward(self, x: Tensor, graph: Graph, valid: Tensor, rounds: int | None = None) -> tuple[Tensor, Edges]:
         """Let the nodes hear of each other.
 
         Args:
             x: (K, D) nodes.
             graph: the fixed edges.
             valid: (Q, N, T) True at the K nodes.
+            rounds: how many of the hops are taken, the first ones; None: all.
 
         Returns:
             (K, D) nodes, and the edges that messages passed along.
@@ -59,7 +61,7 @@ class GraphTransformer(nn.Module):
             gate = torch.cat([opening.new_ones(len(edge_type)), opening])
             edge_index, edge_type = torch.cat([edge_index, chosen], dim=1), torch.cat([edge_type, kind])
         weight = x.new_ones(len(edge_type), 1)
-        for norm, hop, feed in zip(self.norms, self.hops, self.feeds, strict=True):
+        for norm, hop, feed in list(zip(self.norms, self.hops, self.feeds, strict=True))[:rounds]:
             message, weight = hop(norm(x), edge_index, edge_type, self.edge.weight, gate)
             x = x + message if self.memory is None else self.memory(message, x)
             x = x + feed(x)
@@ -105,6 +107,14 @@ class GraphReasoner(nn.Module):
         self.none_score = mlp(dim, dim, 1)
         self.all = MeanPool() if self.reader == "mean" else AttentionPool(dim, heads)
         self.value = mlp(2 * dim, dim, 1)
+        self.rounds: int | None = None
+
+    def limit(self, rounds: int | None) -> None:
+        """Read as in a stage of a curriculum: with the first ``rounds`` hops, and never from a dream without steps.
+
+        None takes the limit away. It is no part of the weights.
+        """
+        self.rounds = rounds
 
     def forward(self, frames: Tensor, actions: Tensor, beliefs: Tensor, lengths: Tensor, prompt: Prompt) -> Reading:
         """Read Q questions' dreams.
@@ -129,6 +139,8 @@ class GraphReasoner(nn.Module):
         dream = self.dream(nodes.flatten(0, 1), mask.flatten(0, 1)).view(questions, dreams, -1)
         asked = prompt.summary.unsqueeze(1).expand_as(dream)
         score = self.score(torch.cat([dream, asked], dim=-1)).squeeze(-1)  # (Q, N)
+        if self.rounds is not None:
+            score = score.masked_fill(lengths == 0, NEVER)
         overall = self.all(dream, lengths > 0)
         value = self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1)
         return Reading(nodes, mask, torch.cat([score, self.none_score(prompt.summary)], dim=-1), value, edges)
@@ -140,7 +152,7 @@ class GraphReasoner(nn.Module):
         graph = build_graph(lengths, mask.shape[-1], shuffled=self.reader == "shuffled")
         if self.graph is None:
             return x, Edges(graph.node[graph.edge_index], graph.edge_type, x.new_ones(len(graph.edge_type)))
-        return self.graph(x, graph, mask)
+        return self.graph(x, graph, mask, self.rounds)
 
     def _nodes(self, frames: Tensor, actions: Tensor, beliefs: Tensor, place: Tensor) -> Tensor:
         """(K, D) features of the valid triplets: what, action, result, belief, step."""

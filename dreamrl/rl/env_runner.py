@@ -44,6 +44,8 @@ class DreamEnvRunner(SingleAgentEnvRunner):
         shard = max(0, self.worker_index - 1)
         first = iteration * self.run.ppo.questions_per_iteration + shard
         numbers = [first + i * self.shards for i in range(int(num_episodes or self.num_envs))]
+        if (stage := cast(DreamRLModule, self.module).stage) is not None:
+            self.batch.enter(stage)
         trace = play(self.run, self.batch, numbers, self._act)
         episodes = [self._episode(trace, q) for q in range(len(numbers))]
         self.metrics.log_dict(reward_parts(self.batch), key="reward_parts", window=1)
@@ -64,10 +66,11 @@ class DreamEnvRunner(SingleAgentEnvRunner):
         infos: list[dict] = [{"question": self.batch.questions[q].text}, *(s["info"] for s in steps)]
         infos[-1] = infos[-1] | final
         assert self.env is not None
+        present = self.batch.present
         episode = SingleAgentEpisode(
             observations=[{k: v[q] for k, v in t["obs"].items()} for t in trace[: len(steps) + 1]],
             actions=[s["action"] for s in steps],
-            rewards=[float(i["dream_rewards"].mean() + i["answer_reward"]) for i in infos[1:]],
+            rewards=[float(i["dream_rewards"][:present].mean() + i["answer_reward"]) for i in infos[1:]],
             infos=infos,
             terminated=True,
             extra_model_outputs={k: list(v) for k, v in columns.items()},

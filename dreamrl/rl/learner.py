@@ -118,6 +118,16 @@ class DreamPPOLearner(PPOTorchLearner):
         self.start_iteration = int(extra["start_iteration"])
         self.replay = RandomPlay(self.run, loaded.world, loaded.text, loaded.model.codec)
         self.replayed = 0
+        self.loaded, self.stage_number = loaded, -1
+
+    def enter(self, number: int) -> None:
+        """Learn as stage ``number`` of the curriculum says, replaying boards of the stages so far."""
+        if number == self.stage_number:
+            return
+        module: Any = self.module[DEFAULT_MODULE_ID].unwrapped()
+        module.enter(number)
+        self.stage_number, loaded = number, self.loaded
+        self.replay = RandomPlay(self.run, module.stages[number].replay, loaded.text, loaded.model.codec)
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Set the learning rate: short warm-up, then linear decay to a tenth over the run."""

@@ -16,6 +16,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from dreamrl import policy
 from dreamrl.columns import TRUTH
+from dreamrl.curriculum import Stage, stages_of
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained
 
@@ -38,9 +39,27 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
         self.model.codec.requires_grad_(False)
         self.model.inverse_dynamics.requires_grad_(False)
         self.generator = torch.Generator().manual_seed(int(self.model_config["seed"]))
+        self.stages = stages_of(loaded.run, loaded.world)
+        # A buffer: it goes wherever the weights go, so that a restarted env runner gets both together.
+        self.register_buffer("stage_number", torch.zeros((), dtype=torch.long))
+
+    @property
+    def stage(self) -> Stage | None:
+        """Stage of the curriculum; None without one."""
+        return self.stages[int(self.get_buffer("stage_number"))] if self.stages else None
+
+    def enter(self, number: int) -> None:
+        """Sample and learn as stage ``number`` of the curriculum says, until another one is entered."""
+        self.get_buffer("stage_number").fill_(number)
+
+    def _limit(self) -> None:
+        """Let the graph reasoner read as the stage says, which may have come with new weights."""
+        stage = self.stage
+        self.model.graph_reasoner.limit(None if stage is None else stage.hops)
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Sample dreams and answers; greedy answers and dreams are ``dreamrl.evaluate``'s business."""
+        self._limit()
         obs = batch[Columns.OBS]
         uniform, answer_uniform = batch.get(UNIFORM), batch.get(UNIFORM_ANSWER)
         if uniform is None:
@@ -53,6 +72,7 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
 
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Score the actions that were taken."""
+        self._limit()
         truth = {k: batch[k] for k in TRUTH}
         return {SCORED: policy.score(self.model, batch[Columns.OBS], batch[Columns.ACTIONS], truth)}
 

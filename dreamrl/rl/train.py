@@ -19,6 +19,7 @@ from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.cluster import LOG_FILE, stderr_to
 from dreamrl.config import RunConfig
+from dreamrl.curriculum import Curriculum
 from dreamrl.judge import Judge
 from dreamrl.metrics import MetricsWriter
 from dreamrl.probe import Probe
@@ -70,7 +71,7 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
         learner_config_dict=where,
         add_default_connectors_to_learner_pipeline=False,
     )
-    # The model's only buffers are constants of the code book: nothing to broadcast before each forward pass.
+    # The buffers are constants and the stage of the curriculum, which is sent to every learner: nothing to broadcast.
     config.framework("torch", torch_ddp_kwargs={"broadcast_buffers": False})
     config.training(
         # Reached by one round of sampling, whose episodes have at least two steps each: never a second round.
@@ -126,6 +127,26 @@ def restore_learners(algorithm: Algorithm, tensors: dict[str, Tensor]) -> None:
     algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group, inference_only=True)
 
 
+def enter_stage(algorithm: Algorithm, number: int) -> None:
+    """Let every env runner and learner go on with stage ``number`` of the curriculum.
+
+    Called before every iteration, not only when the stage changes: a process may have been started anew. One that
+    is down just now gets the stage with its weights, from the env runner in this process.
+    """
+
+    def runner_enters(runner: Any) -> None:
+        runner.module.enter(number)
+
+    def learner_enters(learner: Any, _: Any = None) -> None:
+        learner.enter(number)
+
+    assert algorithm.learner_group is not None and algorithm.env_runner_group is not None
+    algorithm.env_runner_group.foreach_env_runner(runner_enters)
+    for result in algorithm.learner_group.foreach_learner(learner_enters):
+        if isinstance(error := result.get(), Exception):
+            raise error
+
+
 def ppo_on_ray(
     run: RunConfig,
     out: Path,
@@ -149,17 +170,22 @@ def ppo_on_ray(
     counts = {"iteration": 0, "episodes": 0, "env_steps": 0}
     if found is not None:
         counts = {name: int(found[2][name]) for name in counts}
+    loaded = load_pretrained(model_dir, trusted=True)
+    curriculum = Curriculum(run, loaded.world) if run.curriculum.enabled else None
     with stderr_to(out / LOG_FILE):  # RLlib warns of itself while it starts
         algorithm = algorithm_config(run, model_dir, counts["iteration"]).build_algo()
-    loaded = load_pretrained(model_dir, trusted=True)
     probe = Probe(loaded)
     writer = MetricsWriter(out, resume=True)
     try:
         if found is not None:
             restore_learners(algorithm, found[1])
+            if curriculum is not None:
+                curriculum.restore(found[2]["curriculum"])
         writer.truncate_after(STAGE, counts["iteration"])
         while counts["iteration"] < run.ppo.iterations:
             started = time.perf_counter()
+            if curriculum is not None:
+                enter_stage(algorithm, curriculum.number)
             result = algorithm.train()
             counts["iteration"] += 1
             done = counts["iteration"]
@@ -167,6 +193,7 @@ def ppo_on_ray(
             counts["episodes"] += run.ppo.questions_per_iteration
             counts["env_steps"] += int(values.pop("steps"))
             values |= {"ppo/episodes": counts["episodes"], "ppo/env_steps": counts["env_steps"]}
+            state = counts | {"seed": run.seed} | take_in(curriculum, values)
             stopping = stop is not None and stop.asked
             save = stopping or done == run.ppo.iterations or done % run.ppo.checkpoint_every == 0
             if save or done % PROBE_EVERY == 0:
@@ -176,7 +203,7 @@ def ppo_on_ray(
             # Before the checkpoint: a kill in between would leave one without its metrics, and nobody repeats it.
             writer.write(done, STAGE, values)
             if save:
-                save_checkpoint(out / "checkpoints", f"{STAGE}-{done:08d}", tensors, counts | {"seed": run.seed})
+                save_checkpoint(out / "checkpoints", f"{STAGE}-{done:08d}", tensors, state)
             progress(step=done, **values)
             if stopping:
                 return None
@@ -187,6 +214,20 @@ def ppo_on_ray(
         writer.close()
         algorithm.stop()
     return loaded
+
+
+def take_in(curriculum: Curriculum | None, values: dict[str, float]) -> dict[str, Any]:
+    """Let ``curriculum`` decide on the next stage by ``values``, to which it adds its own metrics.
+
+    Returns:
+        what a checkpoint must hold of it.
+    """
+    if curriculum is None:
+        return {}
+    values |= {f"ppo/{name}": value for name, value in curriculum.record(values["ppo/exact_match"]).items()}
+    if curriculum.news:
+        print(curriculum.news, flush=True)
+    return {"curriculum": curriculum.state()}
 
 
 def iteration_metrics(result: dict[str, Any], seconds: float) -> dict[str, float]:

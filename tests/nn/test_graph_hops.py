@@ -103,3 +103,25 @@ def test_learned_edges_find_what_fixed_edges_cannot_reach(learned, low, high):
         loss.backward()
         optimiser.step()
     assert low <= accuracy <= high
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, {"use_learned_edges": True, "use_node_memory": True}], ids=["fixed", "learned"])
+def test_the_first_rounds_are_those_of_a_shorter_transformer(fields):
+    """Three hops of which one or two are taken, against transformers that have no more; none leaves the nodes alone."""
+    long = make(graph_reasoning_hops=3, **fields)
+    lengths = torch.tensor([[3, 1, 2], [2, 0, 3]])
+    valid = torch.arange(3) < lengths.unsqueeze(-1)
+    graph = build_graph(lengths, 3)
+    x = randn(len(graph.node), 16)
+    for rounds in (1, 2):
+        short = GraphTransformer(dataclasses.replace(CONFIG, graph_reasoning_hops=rounds, **fields))
+        short.load_state_dict({k: v for k, v in long.state_dict().items() if k in short.state_dict()})
+        nodes, edges = long(x, graph, valid, rounds)
+        expected, weights = short(x, graph, valid)
+        torch.testing.assert_close(nodes, expected)
+        torch.testing.assert_close(edges.weight, weights.weight)
+    whole = long(x, graph, valid)[0]
+    assert torch.equal(long(x, graph, valid, 3)[0], whole) and not torch.allclose(whole, nodes, atol=1e-2)
+    untouched, edges = long(x, graph, valid, 0)
+    assert torch.equal(untouched, x) and (edges.weight == 1).all()

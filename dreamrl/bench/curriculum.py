@@ -1,0 +1,140 @@
+"""Does the curriculum of PPO save experience? Steps in the simulator until held-out boards are answered.
+
+Both arms start from the same pretrained model of a seed and may take the same steps; one of them goes through the
+stages of :mod:`dreamrl.curriculum`. A step is what the simulator was asked: a dreamed step of one dream, or an answer.
+Every few iterations of PPO all sizes of validation boards are answered with all hops and ``DREAMS`` dreams.
+
+Killed at any moment, it goes on where it was when it is started again with the same settings.
+
+Run ``dreamrl bench curriculum seeds=0,1,2`` for the numbers; see :func:`bench` for what else can be set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
+from dreamrl.config import CurriculumConfig, DreamingConfig, PPOConfig, PretrainConfig, RunConfig, WorldConfig
+from dreamrl.errors import UserError
+from dreamrl.evaluate import evaluate, held_out
+from dreamrl.ppo import PPOTrainer
+from dreamrl.pretrain import pretrain_loop
+from dreamrl.process import settle
+from dreamrl.saving import load_pretrained, optimizer_tensors, set_optimizer, set_weights, weights
+from dreamrl.settings import to_dict
+from envs.world import Split
+
+ARMS = ("plain", "curriculum")
+DREAMS = 4
+BOARDS_SEED = 0
+"""Of the validation boards: the same for all."""
+STAGE, SETTINGS = "ppo", "settings.json"
+
+
+def bench(
+    seeds: Sequence[int] = (0, 1, 2),
+    target: float = 0.6,
+    sizes: Sequence[int] = (3, 4, 5, 6),
+    budget: int = 300_000,
+    iterations: int = 60,
+    questions: int = 256,
+    every: int = 4,
+    boards: int = 200,
+    pretrain_steps: int = 720,
+    dream_length: int = 10,
+    embedding_dim: int = 64,
+    out: Path = Path("runs/bench-curriculum"),
+) -> dict[str, Any]:
+    """Both arms for each seed.
+
+    Args:
+        seeds: of pretraining and PPO.
+        target: exact match on the held-out boards that the steps are counted to.
+        sizes: of the boards; the curriculum begins with the smallest.
+        budget: steps after which an arm ends if it has not reached the target.
+        iterations: of PPO over which the learning rate falls and which the stages share; more if the budget lasts.
+        questions: of an iteration.
+        every: iterations between two measurements.
+        boards: held-out boards.
+        pretrain_steps: updates of the pretraining that both arms share.
+        dream_length: of the model.
+        embedding_dim: of the model.
+        out: where unfinished work is kept.
+
+    Returns:
+        {"arms": {arm: {seed: {"steps": to the target or None, "curve": [...]}}}, "steps_ratio": curriculum over
+        plain, mean over the seeds in which both reached the target; None without any}.
+    """
+    settle()
+    model = DreamingConfig(
+        embedding_dim=embedding_dim, dream_length=dream_length, num_dream_sequences=DREAMS,
+        max_prompt_tokens=2 * dream_length + 12, max_answer_tokens=2 * dream_length + 4,
+    )  # fmt: skip
+    ppo = PPOConfig(iterations=iterations, questions_per_iteration=questions, minibatch_size=min(80, questions))
+    pretrain = PretrainConfig(steps=pretrain_steps, num_workers=1)
+    world = WorldConfig(sizes=tuple(sizes))
+    plain = RunConfig(model=model, world=world, pretrain=pretrain, ppo=ppo)
+    arms: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
+    for seed in seeds:
+        run, place = replace(plain, seed=seed), Path(out) / f"seed{seed}"
+        limits = {"target": target, "budget": budget, "every": every, "boards": boards}
+        same_settings({"run": to_dict(run), **limits}, place)
+        if not (place / "pretrained").exists():
+            pretrain_loop(run, place)
+        for arm in ARMS:
+            own = replace(run, curriculum=CurriculumConfig(enabled=arm == "curriculum"))
+            arms[arm][str(seed)] = learn(own, place / arm, target, budget, every, boards)
+    reached = [(arms["curriculum"][s]["steps"], arms["plain"][s]["steps"]) for s in arms["plain"]]
+    ratios = [ours / theirs for ours, theirs in reached if ours is not None and theirs is not None]
+    return {"target": target, "arms": arms, "steps_ratio": float(np.mean(ratios)) if ratios else None}
+
+
+def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boards: int) -> dict[str, Any]:
+    """One arm: PPO until target or budget is reached, from the newest checkpoint under ``out`` if there is one."""
+    loaded = replace(load_pretrained(out.parent / "pretrained", trusted=True), run=run)
+    trainer = PPOTrainer(loaded)
+    exam = held_out(loaded.world, loaded.world.sizes, boards, BOARDS_SEED, Split.VALIDATION, run.model.dream_length)
+    curve: list[dict[str, Any]] = []
+    if (found := newest_checkpoint(out, STAGE)) is not None:
+        curve = found[2]["curve"]
+        resume(trainer, found[1], found[2])
+    steps = curve[-1]["steps"] if curve else 0
+    while not curve or (curve[-1]["exact_match"] < target and steps < budget):
+        for _ in range(every if curve else 0):
+            trainer.iterate()
+            steps += int(trainer.batch.lengths.sum()) + len(trainer.batch.questions)
+        result = evaluate(loaded, exam, [DREAMS], BOARDS_SEED)[DREAMS]
+        stage = None if trainer.curriculum is None else trainer.curriculum.number + 1
+        exact = round(float(result.exact.mean()), 4)
+        curve.append({"iteration": trainer.iteration, "steps": steps, "exact_match": exact, "stage": stage})
+        print(f"{out.parent.name} {out.name}", json.dumps(curve[-1]), flush=True)
+        state = {"curve": curve, "curriculum": None if trainer.curriculum is None else trainer.curriculum.state()}
+        tensors = weights(loaded.model) | optimizer_tensors(trainer.optimizer)
+        save_checkpoint(out, f"{STAGE}-{trainer.iteration:08d}", tensors, state)
+    reached = curve[-1]["exact_match"] >= target
+    return {"steps": curve[-1]["steps"] if reached else None, "curve": curve}
+
+
+def resume(trainer: PPOTrainer, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    """Let ``trainer`` go on from a checkpoint."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
+    set_weights(trainer.model, own, "checkpoint")
+    set_optimizer(trainer.optimizer, tensors)
+    trainer.iteration = int(state["curve"][-1]["iteration"])
+    if trainer.curriculum is not None:
+        trainer.curriculum.restore(state["curriculum"])
+
+
+def same_settings(settings: dict[str, Any], out: Path) -> None:
+    """A UserError if ``out`` holds work on other settings."""
+    text = json.dumps(settings, indent=1)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / SETTINGS).exists() and (out / SETTINGS).read_text(encoding="utf-8") != text:
+        raise UserError(f"{out} holds a benchmark with other settings; give another out=DIR, or delete it")
+    (out / SETTINGS).write_text(text, encoding="utf-8")

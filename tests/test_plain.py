@@ -1,0 +1,47 @@
+"""Training without Ray: files, metrics, and a kill at any moment costs nothing but time."""
+
+import json
+
+import pytest
+import torch
+
+from dreamrl.plain import train_plain
+from dreamrl.saving import load_pretrained, weights
+from dreamrl.settings import load_settings
+
+TINY = [
+    "world.sizes=[2]", "model.embedding_dim=16", "model.num_heads=2", "model.graph_num_heads=2",
+    "model.expert_num_heads=2", "model.dream_length=4", "pretrain.codec_steps=40", "pretrain.steps=4",
+    "pretrain.scenes_per_step=4", "pretrain.num_workers=1", "ppo.iterations=3", "ppo.questions_per_iteration=8",
+    "ppo.minibatch_size=8", "ppo.num_learners=1", "ppo.checkpoint_every=1", "eval.num_items=4",
+]  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path):
+    run = load_settings(overrides=TINY)
+    whole = train_plain(run, tmp_path / "whole")
+
+    def kill(step, **_):
+        if step == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_plain(run, tmp_path / "cut", kill)
+    assert not (tmp_path / "cut" / "model").exists()
+    steps = []
+    again = train_plain(run, tmp_path / "cut", lambda step, **_: steps.append(step))
+    assert steps == [3]
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, weights(again.model)[name]), name
+    assert train_plain(run, tmp_path / "cut").run == run  # nothing left to do
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    ppo = [line for line in lines if line["stage"] == "ppo"]
+    assert [line["step"] for line in ppo] == [1, 2, 3]
+    assert ppo[-1]["ppo/episodes"] == 24 and ppo[-1]["ppo/env_steps"] >= 24 * 2
+    before, after = (weights(load_pretrained(tmp_path / "cut" / name).model) for name in ("pretrained", "model"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -23,7 +23,7 @@ class MemberScene(Scene):
     """A scene of a member, with the mixture's actions."""
 
     def __init__(self, inner: Scene, member: int, world: str, actions: Sequence[int]):
-        """Args: ``inner`` scene of ``member`` number so, called ``world``; the mixture's number of each of its ``actions``."""
+        """Args: a scene of ``member`` (its number), ``world`` (its name), the mixture's number of each own action."""
         self.inner, self.member, self.world = inner, member, world
         self.key, self.grid, self.start = inner.key, inner.grid, inner.start
         self.to_inner = {outer: own for own, outer in enumerate(actions)}

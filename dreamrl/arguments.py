@@ -10,10 +10,12 @@ from typing import NoReturn
 
 from dreamrl import settings
 from dreamrl.errors import EXIT_OK, UserError, nearest
+from dreamrl.shipped import model_directory, shipped
 
 STAGES = {"train": ("pretrain", "ppo", "eval"), "pretrain": ("pretrain",), "ppo": ("ppo", "eval")}
 """What each training command runs, in order."""
 DEFAULT_ITEMS = 600
+MODEL_HELP = " or ".join(["model/ directory of a run", *shipped()])
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -102,7 +104,7 @@ def _training_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add("--seed", type=int, metavar="N", help="seed of everything random (default: 0)")
     add("--overwrite", action="store_true", help="replace the run in --out")
     if command == "ppo":
-        add("--model", type=Path, metavar="DIR", help="pretrained model directory to start from")
+        add("--model", type=model_directory, metavar="MODEL", help=f"model to start from: {MODEL_HELP}")
     else:
         add("--data", type=Path, metavar="DIR", help="pretrain on what `dreamrl collect` wrote (default: play anew)")
     add("overrides", nargs="*", metavar="key=value", help="single settings, such as ppo.lr=1e-3 or world.sizes=3,4")
@@ -145,7 +147,7 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _feedback_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
+    add("model_dir", type=model_directory, metavar="MODEL", help=MODEL_HELP)
     add("file", type=Path, metavar="FILE.jsonl", help='{"prompt", "reward"} or {"prompt", "chosen", "rejected"} a line')
     add("--out", type=Path, required=True, metavar="DIR", help="where the new model is saved; must not exist yet")
     add("--epochs", type=int, default=3, metavar="N", help="passes over the training questions (default: 3)")
@@ -170,7 +172,7 @@ def _worlds_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
+    add("model_dir", type=model_directory, metavar="MODEL", help=MODEL_HELP)
     add("--world", required=True, help="a world of `dreamrl worlds`, such as frozen_lake, or package.module:Name")
     add("--items", type=Path, metavar="FILE", help="JSON Lines, one object of world options a line")
     add("--num", type=int, metavar="N", help=f"held-out scenes to sample (default: {DEFAULT_ITEMS})")
@@ -184,7 +186,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model_dir", type=Path, metavar="MODEL_DIR", help="model/ directory of a run")
+    add("model_dir", type=model_directory, metavar="MODEL", help=MODEL_HELP)
     add("prompt", help="a question, in quotes")
     add("--world", metavar="W", help="ask about a scene of this world")
     add("--options", metavar="JSON", help='which scene, such as \'{"desc": ["SFF", "FHF", "FFG"]}\'')

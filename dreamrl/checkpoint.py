@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamrl.errors import UserError
+from dreamrl.shipped import shipped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,8 @@ def check_model_files(directory: Path) -> dict[str, Any]:
     directory = present(directory)
     if not directory.is_dir():
         problem = "is a file, not a model directory" if directory.exists() else "does not exist"
-        raise UserError(f"model {directory} {problem}; give the model/ directory of a run")
+        known = "".join(f" or {name}" for name in shipped())
+        raise UserError(f"model {directory} {problem}; give the model/ directory of a run{known}")
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name} is missing; give the model/ directory of a run, or train it again")

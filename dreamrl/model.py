@@ -102,10 +102,14 @@ class DreamingReasoningLLM(DreamingModel):
 
     @classmethod
     def load_pretrained(cls, directory: str | Path, device: str | torch.device = "cpu") -> DreamingReasoningLLM:
-        """The model saved in ``directory``, ready to :meth:`generate`; UserError if there is no sound one."""
-        from dreamrl.saving import load_pretrained
+        """The model saved in ``directory``, ready to :meth:`generate`; UserError if there is no sound one.
 
-        return load_pretrained(Path(directory)).model.to(usable(device))
+        The name of a shipped model will do, too.
+        """
+        from dreamrl.saving import load_pretrained
+        from dreamrl.shipped import model_directory
+
+        return load_pretrained(model_directory(directory)).model.to(usable(device))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the model as a directory (config.json, model.safetensors, tokenizer.json), atomically."""

@@ -47,7 +47,7 @@ from dreamrl.errors import UserError
         ("train --out full", "full exists and is not empty; pass --overwrite to replace it, --resume full to continue"),
         ("train --out full --overwrite", "full was not made by dreamrl (no config.yaml of a run); delete it yourself"),
         ("ppo --model none", "model none does not exist; give the model/ directory of a run"),
-        ("eval", "the following arguments are required: MODEL_DIR, --world"),
+        ("eval", "the following arguments are required: MODEL, --world"),
         ("eval model --wrld frozen_lake", 'dreamrl eval has no flag "--wrld"; did you mean "--world"?'),
         ("eval model --world frozen_lace", 'unknown world "frozen_lace"; did you mean "frozen_lake"?'),
         ("eval none --world frozen_lake", "model none does not exist; give the model/ directory of a run"),

@@ -35,7 +35,7 @@ def intervened(fake_work, monkeypatch):
 
 def test_it_passes_the_defaults_of_eval(intervened, fake_work, saved_model):
     assert main(["eval", str(saved_model), *ASKED]) == 0
-    assert intervened == [(saved_model, "frozen_lake", None, 600, 0, (3, 4), 4, None)]
+    assert intervened == [(saved_model, "frozen_lake", None, 600, 0, None, 4, None)]
     assert fake_work.calls == []
 
 
@@ -46,7 +46,7 @@ def test_it_passes_all_options_of_eval(intervened, saved_model, tmp_path):
     assert main(["eval", str(saved_model), *ASKED, *options, "--items", "items.jsonl"]) == 0
     assert intervened == [
         (saved_model, "frozen_lake", None, 30, 2, (3,), 16, Path("strips")),
-        (saved_model, "frozen_lake", [BOARD], 600, 2, (3, 4), 16, Path("strips")),
+        (saved_model, "frozen_lake", [BOARD], 600, 2, None, 16, Path("strips")),
     ]
 
 

@@ -184,7 +184,7 @@ def test_true_dreams_are_known_on_boards_never_seen(make, trained, loaded):
     assert found["dreams"] == 256
     assert found["auc/coherence/result"] > 0.95 and found["auc/coherence/action"] > 0.95
     assert found["auc/confidence/all"] > 0.75 and found["auc/total/action"] > 0.75
-    assert found["auc/correctness/all"] > 0.85
+    assert found["auc/correctness/all"] > 0.75
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = RewardModel(RUN.model, 4, loaded.text.vocab_size).eval()

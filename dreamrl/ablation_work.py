@@ -21,7 +21,7 @@ import torch
 
 from dreamrl.ablation_report import NUMBERS, write_atomically
 from dreamrl.baseline import ImageTokenReasoningLLM, majority
-from dreamrl.baseline_training import AnswerPPO, as_loaded, model_tensors, pretrain_baseline, sized
+from dreamrl.baseline_training import AnswerPPO, as_loaded, pretrain_baseline, sized
 from dreamrl.checkpoint import load_model_files, newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
 from dreamrl.evaluate import CHUNK, evaluate, held_out
@@ -29,7 +29,16 @@ from dreamrl.flops import baseline_flops, dream_flops, trained_parameters
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import CHECKPOINTS, pretrain_loop
 from dreamrl.process import settle
-from dreamrl.saving import Loaded, new_model, optimizer_tensors, save_pretrained, set_optimizer, set_weights, weights
+from dreamrl.saving import (
+    Loaded,
+    model_tensors,
+    new_model,
+    optimizer_tensors,
+    save_pretrained,
+    set_optimizer,
+    set_weights,
+    weights,
+)
 from dreamrl.settings import from_dict
 from envs.world import Question, Verdict
 

@@ -26,7 +26,7 @@ from dreamrl.ppo import MOST_MINIBATCHES
 from dreamrl.ppo_loss import learning_rate as ppo_learning_rate
 from dreamrl.pretrain import CHECKPOINTS, LOG_EVERY, STAGE, learning_rate, train_codec
 from dreamrl.rewards import answer_correctness
-from dreamrl.saving import Loaded, new_model, optimizer_tensors, set_optimizer, set_weights, weights
+from dreamrl.saving import Loaded, model_tensors, new_model, optimizer_tensors, set_optimizer, set_weights, weights
 from envs.questions import stream
 from envs.reasoning_batch import training_question
 
@@ -96,11 +96,6 @@ def pretrain_baseline(model: ImageTokenReasoningLLM, out: Path, tick: Callable[[
             save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", tensors, {"step": done})
     model.codec.trained = True
     model.save_pretrained(out / "pretrained")
-
-
-def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights among a checkpoint's tensors."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
 
 
 class AnswerPPO:

@@ -13,18 +13,10 @@ from pathlib import Path
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
-from dreamrl.metrics import GLOSSARY, MetricsWriter
+from dreamrl.metrics import MetricsWriter
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import CHECKPOINTS, pretrain_loop
-from dreamrl.saving import (
-    Loaded,
-    load_pretrained,
-    optimizer_tensors,
-    save_pretrained,
-    set_optimizer,
-    set_weights,
-    weights,
-)
+from dreamrl.saving import Loaded, load_pretrained, save_pretrained
 
 STAGE = "ppo"
 
@@ -50,32 +42,26 @@ def train_plain(run: RunConfig, out: Path, progress: Callable[..., None] = lambd
 def ppo_plain(run: RunConfig, out: Path, progress: Callable[..., None] = lambda **_: None) -> None:
     """PPO from ``out/pretrained`` or the newest checkpoint, to ``out/model``."""
     loaded = replace(load_pretrained(out / "pretrained", trusted=True), run=run)
-    found = newest_checkpoint(out / CHECKPOINTS, STAGE)
-    counts = {"iteration": 0, "episodes": 0, "env_steps": 0}
-    if found is not None:
+    trainer = PPOTrainer(loaded)
+    counts = {"episodes": 0, "env_steps": 0}
+    if (found := newest_checkpoint(out / CHECKPOINTS, STAGE)) is not None:
+        trainer.restore(found[1], found[2])
         counts = {name: int(found[2][name]) for name in counts}
-        own = {name: tensor for name, tensor in found[1].items() if not name.startswith("optimizer/")}
-    # The judge is frozen as it was after pretraining, so the trainer is made before newer weights are put in.
-    trainer = PPOTrainer(loaded, iteration=counts["iteration"])
-    if found is not None:
-        set_weights(loaded.model, own, "checkpoint")
-        set_optimizer(trainer.optimizer, found[1])
     writer = MetricsWriter(out, resume=True)
-    writer.truncate_after(STAGE, counts["iteration"])
-    while counts["iteration"] < run.ppo.iterations:
+    writer.truncate_after(STAGE, trainer.iteration)
+    while trainer.iteration < run.ppo.iterations:
         started = time.perf_counter()
         metrics = trainer.iterate()
-        counts["iteration"] += 1
         counts["episodes"] += run.ppo.questions_per_iteration
         counts["env_steps"] += trainer.steps
-        values = {f"ppo/{name}": value for name, value in metrics.items() if f"ppo/{name}" in GLOSSARY}
+        values = {f"ppo/{name}": value for name, value in metrics.items()}
         values |= {"ppo/episodes": counts["episodes"], "ppo/env_steps": counts["env_steps"]}
         values["ppo/env_steps_per_second"] = trainer.steps / (time.perf_counter() - started)
-        done = counts["iteration"]
+        done = trainer.iteration
         writer.write(done, STAGE, values)
         if done % run.ppo.checkpoint_every == 0 or done == run.ppo.iterations:
-            tensors = weights(loaded.model) | optimizer_tensors(trainer.optimizer)
-            save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", tensors, counts | {"seed": run.seed})
+            state = trainer.state() | counts | {"seed": run.seed}
+            save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", trainer.tensors(), state)
         progress(step=done, **values)
     writer.close()
     calibrate(loaded)

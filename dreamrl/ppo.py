@@ -6,7 +6,7 @@ One process; the run's ``num_env_runners`` is ignored, and a gradient step sees 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from dreamrl.data import RandomPlay
 from dreamrl.judge import Judge
 from dreamrl.ppo_loss import learning_rate, ppo_loss
 from dreamrl.rollout import own_steps, play, reward_parts, step_columns
-from dreamrl.saving import Loaded
+from dreamrl.saving import Loaded, model_tensors, optimizer_tensors, set_optimizer, set_weights, weights
 from envs.questions import stream
 from envs.reasoning_batch import ReasoningBatch
 
@@ -36,7 +36,7 @@ class PPOTrainer:
         judge: scores the dreams; by default the model's own codec and inverse dynamics.
         iteration: number of the first iteration.
 
-    With a curriculum, ``curriculum`` holds the stage of the next iteration; to resume, restore its state.
+    With a curriculum, ``curriculum`` holds the stage of the next iteration.
     """
 
     def __init__(self, loaded: Loaded, judge: Judge | None = None, iteration: int = 0):
@@ -72,6 +72,22 @@ class PPOTrainer:
             parts = parts | self.curriculum.record(parts["exact_match"])
             self.model.graph_reasoner.limit(None)  # whoever uses the model in between has all of it
         return parts | {name: float(np.mean(values)) for name, values in seen.items()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights and optimizer, for a checkpoint."""
+        return weights(self.model) | optimizer_tensors(self.optimizer)
+
+    def state(self) -> dict[str, Any]:
+        """The rest of a checkpoint, as JSON can hold it."""
+        return {"iteration": self.iteration, "curriculum": self.curriculum and self.curriculum.state()}
+
+    def restore(self, tensors: dict[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`tensors` and :meth:`state` were taken."""
+        set_weights(self.model, model_tensors(tensors), "checkpoint")
+        set_optimizer(self.optimizer, tensors)
+        self.iteration = int(state["iteration"])
+        if self.curriculum is not None:
+            self.curriculum.restore(state["curriculum"])
 
     def enter(self, stage: Stage) -> None:
         """Sample and learn as ``stage`` of the curriculum says, until another one is entered."""

@@ -28,7 +28,16 @@ from dreamrl.model import DreamingReasoningLLM
 from dreamrl.probe import Probe
 from dreamrl.process import settle
 from dreamrl.records import CODEC_SCENES
-from dreamrl.saving import Loaded, new_model, optimizer_tensors, save_pretrained, set_optimizer, set_weights, weights
+from dreamrl.saving import (
+    Loaded,
+    model_tensors,
+    new_model,
+    optimizer_tensors,
+    save_pretrained,
+    set_optimizer,
+    set_weights,
+    weights,
+)
 from dreamrl.shards import Span, plain_tables, portions, read_span
 from dreamrl.stop import StopRequest
 from dreamrl.stored import Reader, StoredPlay
@@ -123,7 +132,7 @@ def pretrain_loop(
     else:
         _, tensors, state = found
         start, codec_error = int(state["step"]), float(state["codec_loss"])
-        set_weights(model, {k: v for k, v in tensors.items() if not k.startswith("optimizer/")}, "checkpoint")
+        set_weights(model, model_tensors(tensors), "checkpoint")
         model.codec.requires_grad_(False)
     step_module = wrap(PretrainStep(model))
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -111,6 +111,11 @@ def load_pretrained(directory: Path, trusted: bool = False) -> Loaded:
     return model.loaded
 
 
+def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights among a checkpoint's tensors, without what :func:`optimizer_tensors` added."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's per-parameter state as flat named tensors, e.g. ``optimizer/3/exp_avg``."""
     state = optimizer.state_dict()["state"]

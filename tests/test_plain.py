@@ -21,9 +21,13 @@ class Killed(Exception):
     pass
 
 
+STAGED = ["curriculum.enabled=true", "curriculum.max_iterations=1", "curriculum.min_iterations=1"]
+
+
 @pytest.mark.slow
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path):
-    run = load_settings(overrides=TINY)
+@pytest.mark.parametrize("extra", [[], STAGED], ids=["plain", "curriculum"])
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, extra):
+    run = load_settings(overrides=TINY + extra)
     whole = train_plain(run, tmp_path / "whole")
 
     def kill(step, **_):
@@ -43,5 +47,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path):
     ppo = [line for line in lines if line["stage"] == "ppo"]
     assert [line["step"] for line in ppo] == [1, 2, 3]
     assert ppo[-1]["ppo/episodes"] == 24 and ppo[-1]["ppo/env_steps"] >= 24 * 2
+    if extra:  # three iterations, a stage each
+        assert [line["ppo/curriculum/stage"] for line in ppo] == [1, 2, 3]
     before, after = (weights(load_pretrained(tmp_path / "cut" / name).model) for name in ("pretrained", "model"))
     assert any(not torch.equal(before[name], after[name]) for name in before)

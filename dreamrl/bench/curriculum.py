@@ -26,7 +26,7 @@ from dreamrl.evaluate import evaluate, held_out
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import pretrain_loop
 from dreamrl.process import settle
-from dreamrl.saving import load_pretrained, optimizer_tensors, set_optimizer, set_weights, weights
+from dreamrl.saving import load_pretrained
 from dreamrl.settings import to_dict
 from envs.world import Split
 
@@ -103,7 +103,7 @@ def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boa
     curve: list[dict[str, Any]] = []
     if (found := newest_checkpoint(out, STAGE)) is not None:
         curve = found[2]["curve"]
-        resume(trainer, found[1], found[2])
+        trainer.restore(found[1], found[2])
     steps = curve[-1]["steps"] if curve else 0
     while not curve or (curve[-1]["exact_match"] < target and steps < budget):
         for _ in range(every if curve else 0):
@@ -114,21 +114,9 @@ def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boa
         exact = round(float(result.exact.mean()), 4)
         curve.append({"iteration": trainer.iteration, "steps": steps, "exact_match": exact, "stage": stage})
         print(f"{out.parent.name} {out.name}", json.dumps(curve[-1]), flush=True)
-        state = {"curve": curve, "curriculum": None if trainer.curriculum is None else trainer.curriculum.state()}
-        tensors = weights(loaded.model) | optimizer_tensors(trainer.optimizer)
-        save_checkpoint(out, f"{STAGE}-{trainer.iteration:08d}", tensors, state)
+        save_checkpoint(out, f"{STAGE}-{trainer.iteration:08d}", trainer.tensors(), trainer.state() | {"curve": curve})
     reached = curve[-1]["exact_match"] >= target
     return {"steps": curve[-1]["steps"] if reached else None, "curve": curve}
-
-
-def resume(trainer: PPOTrainer, tensors: dict[str, Any], state: dict[str, Any]) -> None:
-    """Let ``trainer`` go on from a checkpoint."""
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
-    set_weights(trainer.model, own, "checkpoint")
-    set_optimizer(trainer.optimizer, tensors)
-    trainer.iteration = int(state["curve"][-1]["iteration"])
-    if trainer.curriculum is not None:
-        trainer.curriculum.restore(state["curriculum"])
 
 
 def same_settings(settings: dict[str, Any], out: Path) -> None:

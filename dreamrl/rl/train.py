@@ -29,6 +29,7 @@ from dreamrl.rl.module import DreamRLModule
 from dreamrl.saving import (
     Loaded,
     load_pretrained,
+    model_tensors,
     optimizer_tensors,
     save_pretrained,
     set_optimizer,
@@ -109,16 +110,11 @@ def learner_tensors(algorithm: Algorithm) -> dict[str, Tensor]:
     return first
 
 
-def model_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights among a checkpoint's tensors."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
-
-
 def restore_learners(algorithm: Algorithm, tensors: dict[str, Tensor]) -> None:
     """Put a checkpoint into every learner, and its weights into every env runner."""
 
     def restore(learner: Any, _: Any = None) -> None:
-        set_weights(trained_model(learner), model_part(tensors), "checkpoint")
+        set_weights(trained_model(learner), model_tensors(tensors), "checkpoint")
         set_optimizer(learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1], tensors)
 
     assert algorithm.learner_group is not None and algorithm.env_runner_group is not None
@@ -198,7 +194,7 @@ def ppo_on_ray(
             save = stopping or done == run.ppo.iterations or done % run.ppo.checkpoint_every == 0
             if save or done % PROBE_EVERY == 0:
                 tensors = learner_tensors(algorithm)
-                set_weights(loaded.model, model_part(tensors), "learner")
+                set_weights(loaded.model, model_tensors(tensors), "learner")
                 values["ppo/replay_exact_frame"] = probe()["exact_frame"]
             # Before the checkpoint: a kill in between would leave one without its metrics, and nobody repeats it.
             writer.write(done, STAGE, values)
@@ -207,7 +203,7 @@ def ppo_on_ray(
             progress(step=done, **values)
             if stopping:
                 return None
-        set_weights(loaded.model, model_part(learner_tensors(algorithm)), "learner")
+        set_weights(loaded.model, model_tensors(learner_tensors(algorithm)), "learner")
         calibrate(loaded)
         save_pretrained(loaded, out / "model")
     finally:

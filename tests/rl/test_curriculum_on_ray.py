@@ -17,8 +17,8 @@ from dreamrl.ppo import PPOTrainer
 from dreamrl.ppo_loss import dream_loss
 from dreamrl.pretrain import train_codec
 from dreamrl.rl.module import SCORED
-from dreamrl.rl.train import algorithm_config, enter_stage, learner_tensors, model_part, ppo_on_ray
-from dreamrl.saving import load_pretrained, new_model, save_pretrained, weights
+from dreamrl.rl.train import algorithm_config, enter_stage, learner_tensors, ppo_on_ray
+from dreamrl.saving import load_pretrained, model_tensors, new_model, save_pretrained, weights
 from envs.reasoning_batch import Phase
 from envs.world import Outcome
 
@@ -98,7 +98,7 @@ def test_the_plain_trainer_ends_with_the_same_weights(algorithm, model_dir):
         enter_stage(algorithm, number)
         algorithm.train()
         trainer.iterate()
-    state = model_part(learner_tensors(algorithm))
+    state = model_tensors(learner_tensors(algorithm))
     for name, tensor in weights(loaded.model).items():
         torch.testing.assert_close(tensor, state[name], atol=1e-6, rtol=1e-5, msg=name)
 

@@ -15,8 +15,8 @@ from dreamrl.ppo_loss import dream_loss, ppo_loss
 from dreamrl.pretrain import train_codec
 from dreamrl.rl.learner import PLACE
 from dreamrl.rl.module import SCORED
-from dreamrl.rl.train import algorithm_config, iteration_metrics, learner_tensors, model_part, restore_learners
-from dreamrl.saving import load_pretrained, new_model, save_pretrained, weights
+from dreamrl.rl.train import algorithm_config, iteration_metrics, learner_tensors, restore_learners
+from dreamrl.saving import load_pretrained, model_tensors, new_model, save_pretrained, weights
 from envs.reasoning_batch import Phase
 from envs.world import Outcome
 
@@ -174,7 +174,7 @@ def test_the_plain_trainer_ends_with_the_same_weights(algorithm, model_dir):
         assert all(explain(name) for name in theirs.keys() - {"steps"})
         for name in ("exact_match", "faithfulness", "progress", "dream_length"):
             assert ours[name] == pytest.approx(theirs[f"ppo/{name}"], abs=1e-6)
-    state = model_part(learner_tensors(algorithm))
+    state = model_tensors(learner_tensors(algorithm))
     for name, tensor in weights(loaded.model).items():
         torch.testing.assert_close(tensor, state[name], atol=1e-6, rtol=1e-5, msg=name)
 
@@ -210,7 +210,7 @@ def test_training_moves_the_policy_but_never_the_judge(algorithm, model_dir):
     result = algorithm.train()
     after = learner_tensors(algorithm)
     assert result["env_runners"]["num_episodes"] == 12
-    moved = {name.split(".")[0] for name in model_part(before) if not torch.equal(before[name], after[name])}
+    moved = {name.split(".")[0] for name in model_tensors(before) if not torch.equal(before[name], after[name])}
     assert {"dream_generator", "graph_reasoner", "output_decoder"} <= moved
     assert not moved & {"codec", "inverse_dynamics"}
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
-from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, WorldError, split_of
+from envs.world import Outcome, Question, QuestionKind, Rollout, Scene, World, WorldError, random_play, split_of
 
 ACTIONS = ("left", "down", "right", "up")
 MIN_SIZE, MAX_SIZE = 2, 8
@@ -43,6 +43,8 @@ PREDICT_TEXTS = (
     "The elf moves {moves}. What happens?",
 )
 NO_PLAN = "no dream reaches the gift"
+BALANCE_TRIES = 32
+"""Random walks among which one with the wanted outcome is looked for."""
 OUTCOME_TEXT = {
     Outcome.CONTINUE: "the elf is still on the ice",
     Outcome.SUCCESS: "the elf reaches the gift after {n} moves",
@@ -175,6 +177,20 @@ class FrozenLake(World):
             scene = FrozenLakeScene(desc, self.patch_size)
             if scene.distance(scene.start) is not None:
                 return scene
+
+    def draw(self, scene, predict, length, rng):
+        """See :meth:`World.draw`. Each outcome of a PREDICT question is equally likely, where random play finds it.
+
+        Otherwise the elf would still be on the ice in three cases of five.
+        """
+        if not predict:
+            return super().draw(scene, predict, length, rng)
+        wanted = list(OUTCOME_TEXT)[rng.integers(len(OUTCOME_TEXT))]
+        for _ in range(BALANCE_TRIES):
+            played = random_play(scene, len(self.actions), int(rng.integers(1, length + 1)), rng)
+            if played.outcome is wanted:
+                break
+        return self.ask(scene, QuestionKind.PREDICT, rng, played.actions)
 
     def tell(self, question, rollout):
         """See :meth:`World.tell`."""

@@ -193,8 +193,12 @@ def summarise(result: Result, dreams: int, resamples: int) -> dict[str, Any]:
 
 
 def by_group(result: Result) -> dict[str, dict[str, float]]:
-    """``by_world`` and ``by_topic``: exact match of each part, where there are several."""
-    names = {"by_world": [q.scene.world for q in result.questions], "by_topic": [q.topic for q in result.questions]}
+    """``by_family``, ``by_world`` and ``by_topic``: exact match of each part, where there are several."""
+    names = {
+        "by_family": [q.scene.family for q in result.questions],
+        "by_world": [q.scene.world for q in result.questions],
+        "by_topic": [q.topic for q in result.questions],
+    }
     return {
         key: {name: float(result.exact[[n == name for n in own]].mean()) for name in sorted(set(own))}
         for key, own in names.items()

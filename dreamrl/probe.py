@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from dreamrl.data import RandomPlay
 from dreamrl.losses import dream_rows, happened, prompt_rows, world_model_loss
 from dreamrl.nn.moe import routing_metrics
 from dreamrl.saving import Loaded
-from envs.world import Split
+from envs.mixture import Mixture
+from envs.world import Split, World
 
 SCENES = 48
 
 
+BY_WORLD = ("exact_frame", "focus_accuracy", "answer_accuracy")
+"""What is measured in each world of a mixture, besides the mean over them."""
+
+
 class Probe:
-    """Callable that measures the model as it is now; the batch is made at the first call."""
+    """Callable that measures the model as it is now; the batches are made at the first call."""
 
     def __init__(self, loaded: Loaded, scenes: int = SCENES):
-        """Args: ``loaded`` model to watch; ``scenes`` validation boards."""
+        """Args: ``loaded`` model to watch; ``scenes`` validation boards, shared out among a mixture's worlds."""
         self.loaded = loaded
         self.scenes = scenes
-        self.batch: dict[str, torch.Tensor] | None = None
+        self.batches: dict[str, dict[str, torch.Tensor]] = {}
+
+    def __call__(self) -> dict[str, float]:
+        """Shares in [0, 1]: exact next frames, right focus, right answers, right inverse dynamics, expert usage.
+
+        Of a mixture the means over its worlds, and what ``BY_WORLD`` names for each, as in
+        ``exact_frame/spatial.minigrid``.
+        """
+        if not self.batches:
+            self.batches = {name: self._batch(world, count) for name, world, count in self._worlds()}
+        found = {name: self._measure(batch) for name, batch in self.batches.items()}
+        first = next(iter(found.values()))
+        out = {key: float(np.mean([values[key] for values in found.values()])) for key in first}
+        if len(found) > 1:
+            out |= {f"{key}/{name}": values[key] for name, values in found.items() for key in BY_WORLD}
+        return out
+
+    def _worlds(self) -> list[tuple[str, World, int]]:
+        """Name, world and number of scenes of each batch."""
+        world = self.loaded.world
+        if not isinstance(world, Mixture):
+            return [("", world, self.scenes)]
+        count = max(1, self.scenes // len(world.members))
+        return [(f"{m.family}.{m.name}", world.only(m.name), count) for m in world.members]
+
+    def _batch(self, world: World, count: int) -> dict[str, torch.Tensor]:
+        data = RandomPlay(self.loaded.run, world, self.loaded.text, self.loaded.model.codec, Split.VALIDATION)
+        return data.batch(0, count, key=6)
 
     @torch.no_grad()
-    def __call__(self) -> dict[str, float]:
-        """Shares in [0, 1]: exact next frames, right focus, right answers, right inverse dynamics, expert usage."""
+    def _measure(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         model = self.loaded.model
-        if self.batch is None:
-            data = RandomPlay(self.loaded.run, self.loaded.world, self.loaded.text, model.codec, Split.VALIDATION)
-            self.batch = data.batch(0, self.scenes, key=6)
-        batch = self.batch
         steps = batch["actions"].shape[-1]
         mask = happened(batch["lengths"], steps)
         rows = dream_rows(batch, mask, model.config.use_dream_memory)

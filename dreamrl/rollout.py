@@ -83,6 +83,6 @@ def reward_parts(batch: ReasoningBatch) -> dict[str, float]:
     if isinstance(batch.world, Mixture):
         by_world: dict[str, list[float]] = {}
         for question, part in zip(batch.questions, parts, strict=True):
-            by_world.setdefault(batch.world.about(question.scene).name, []).append(part["exact_match"])
+            by_world.setdefault(f"{question.scene.family}.{question.scene.world}", []).append(part["exact_match"])
         out |= {f"exact_match/{name}": float(np.mean(values)) for name, values in by_world.items()}
     return out

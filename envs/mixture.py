@@ -22,9 +22,10 @@ NO_ACTION = -1
 class MemberScene(Scene):
     """A scene of a member, with the mixture's actions."""
 
-    def __init__(self, inner: Scene, member: int, world: str, actions: Sequence[int]):
-        """Args: a scene of ``member`` (its number), ``world`` (its name), the mixture's number of each own action."""
-        self.inner, self.member, self.world = inner, member, world
+    def __init__(self, inner: Scene, member: int, world: World, actions: Sequence[int]):
+        """Args: a scene of ``member`` (its number), the member itself, the mixture's number of each own action."""
+        self.inner, self.member = inner, member
+        self.world, self.family = world.name, world.family
         self.key, self.grid, self.start = inner.key, inner.grid, inner.start
         self.to_inner = {outer: own for own, outer in enumerate(actions)}
         self.to_outer = tuple(actions)
@@ -147,13 +148,13 @@ class Mixture(World):
         return self if isinstance(scene, PictureScene) else self.members[_member(scene).member]
 
     def _wrap(self, scene: Scene, index: int) -> MemberScene:
-        return MemberScene(scene, index, self.members[index].name, self.own_actions[index])
+        return MemberScene(scene, index, self.members[index], self.own_actions[index])
 
     def _outer(self, question: Question, scene: Scene) -> Question:
         own = _member(scene)
         asked = scene
         if question.scene is not own.inner:
-            asked = MemberScene(question.scene, own.member, own.world, own.to_outer)
+            asked = MemberScene(question.scene, own.member, self.members[own.member], own.to_outer)
         return replace(question, scene=asked, script=tuple(own.to_outer[a] for a in question.script))
 
 

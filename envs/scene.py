@@ -63,6 +63,8 @@ class Scene(ABC):
     """The state in which every question begins."""
     world: str = ""
     """Name of the world that it belongs to, set where worlds are mixed."""
+    family: str = ""
+    """Family of that world, set likewise."""
     legal: tuple[int, ...] | None = None
     """Actions that mean something here, if not all do; random play takes no others."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from scipy.special import stdtrit  # quantiles of Student's t
 
 from dreamrl.errors import UserError
+from dreamrl.files import write_atomically
 from dreamrl.terminal import format_seconds
 
 DEFAULT = "default"
@@ -194,13 +194,3 @@ def result_line(result: dict[str, Any]) -> str:
     stages = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result["seconds"].items())
     asked = "answers" if all(value is None for value in result["exact_frame"].values()) else "dreams"
     return f"exact match {exact} with {' / '.join(counts)} {asked}, {stages}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

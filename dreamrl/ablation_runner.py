@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamrl.ablation import DEFAULT, VARIANTS, Piece, plan
-from dreamrl.ablation_report import read_results, result_line, write_atomically, write_report
+from dreamrl.ablation_report import read_results, result_line, write_report
 from dreamrl.errors import UserError
+from dreamrl.files import write_atomically
 from dreamrl.preflight import check_writable
 from dreamrl.settings import to_dict
 from dreamrl.terminal import format_seconds

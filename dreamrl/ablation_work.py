@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dreamrl.ablation_report import NUMBERS, write_atomically
+from dreamrl.ablation_report import NUMBERS
 from dreamrl.baseline import ImageTokenReasoningLLM, majority
 from dreamrl.baseline_training import AnswerPPO, as_loaded, pretrain_baseline, sized
 from dreamrl.checkpoint import load_model_files, newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
 from dreamrl.evaluate import CHUNK, evaluate, held_out
+from dreamrl.files import write_atomically
 from dreamrl.flops import baseline_flops, dream_flops, trained_parameters
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import CHECKPOINTS, pretrain_loop

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamrl.errors import UserError
+from dreamrl.files import sha256
 from dreamrl.shipped import shipped
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save_model(
     with _published(directory) as partial:
         _write_tensors(state, partial / WEIGHTS)
         tokenizer_save(partial / TOKENIZER)
-        digests = {field: _sha256(partial / name) for field, name in DIGESTS.items()}
+        digests = {field: sha256(partial / name) for field, name in DIGESTS.items()}
         header = {"format_version": FORMAT_VERSION, **digests}
         assert not header.keys() & config.keys(), f"config uses reserved keys: {sorted(config)}"
         _write_json({**header, **config}, partial / CONFIG)
@@ -80,7 +80,7 @@ def check_model_files(directory: Path) -> dict[str, Any]:
         digest = config.pop(field, None)
         if not isinstance(digest, str):
             raise UserError(f'{directory / CONFIG} has no "{field}"; it was not written by dreamrl: train it again')
-        if _sha256(directory / name) != digest:
+        if sha256(directory / name) != digest:
             problem = f"was damaged or changed: its SHA-256 is not the one in {CONFIG}"
             raise UserError(f"{directory / name} {problem}; copy the directory again, or train it again")
     return config
@@ -106,7 +106,7 @@ def save_checkpoint(root: Path, name: str, tensors: dict[str, Tensor], state: di
     with _published(root / name) as partial:
         _write_tensors(tensors, partial / TENSORS)
         _write_json(state, partial / STATE)
-        digests = {file: _sha256(partial / file) for file in (TENSORS, STATE)}
+        digests = {file: sha256(partial / file) for file in (TENSORS, STATE)}
         _write_json({"format_version": FORMAT_VERSION, "sha256": digests}, partial / MANIFEST)
     for old in _checkpoints(root, match["stage"])[keep:]:
         shutil.rmtree(old)
@@ -142,7 +142,7 @@ def _read_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     for file, digest in digests.items():
         if not (directory / file).is_file():
             raise UserError(f"{directory / file} is missing")
-        if _sha256(directory / file) != digest:
+        if sha256(directory / file) != digest:
             raise UserError(f"{directory / file} was damaged or changed")
     return _read_tensors(directory / TENSORS), _read_json(directory / STATE)
 
@@ -205,14 +205,6 @@ def _check_version(config: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"{path} has format_version {version}, this dreamrl reads {FORMAT_VERSION}: it is older, train it again"
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 from dreamrl.config import RunConfig, WorldConfig
 from dreamrl.errors import UserError
+from dreamrl.files import sha256
 from dreamrl.manifest import (
     MANIFEST,
     PATCHES,
@@ -28,7 +29,7 @@ from dreamrl.manifest import (
 from dreamrl.preflight import check_writable
 from dreamrl.records import PlayDrawer, PlayRecord
 from dreamrl.settings import from_dict, load_settings, to_dict
-from dreamrl.shards import sha256, write_patches, write_shard
+from dreamrl.shards import write_patches, write_shard
 from dreamrl.stop import stoppable
 from dreamrl.terminal import StageProgress
 from envs.registry import world_of

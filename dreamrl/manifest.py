@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
-from dreamrl.shards import Span, sha256
+from dreamrl.files import sha256, write_atomically
+from dreamrl.shards import Span
 from envs.registry import world_of
 
 FORMAT_VERSION = 1
@@ -101,12 +101,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
             if name in manifest.files
         },
     }
-    partial = directory / f".{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, directory / MANIFEST)
+    write_atomically(directory / MANIFEST, json.dumps(data, indent=1))
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -234,7 +229,7 @@ def data_for(run: RunConfig, out: Path, given: Path | None, resume: bool, overwr
 def remember_data(out: Path, directory: Path) -> None:
     """Note in the run directory ``out`` that it learns from ``directory``, for when it is resumed."""
     data = {"directory": str(directory.resolve()), "manifest_sha256": sha256(directory / MANIFEST)}
-    (out / REMEMBERED).write_text(json.dumps(data), encoding="utf-8")
+    write_atomically(out / REMEMBERED, json.dumps(data))
 
 
 def remembered_data(out: Path) -> Path | None:

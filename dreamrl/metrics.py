@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import SupportsFloat
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from dreamrl.files import write_atomically
 
 GLOSSARY: dict[str, str] = {
     "pretrain/loss/frame": "cross-entropy of the next picture's codes, in nats per patch",
@@ -151,7 +152,7 @@ class MetricsWriter:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._boards: dict[str, SummaryWriter] = {}
         if resume and self.path.exists():
-            self._rewrite(_complete_lines(self.path))
+            write_atomically(self.path, "".join(_complete_lines(self.path)))
         self._file = self.path.open("a" if resume else "x", encoding="utf-8")
 
     def write(self, step: int, stage: str, values: Mapping[str, SupportsFloat]) -> None:
@@ -177,7 +178,7 @@ class MetricsWriter:
         lines = _complete_lines(self.path)
         records = [json.loads(line) for line in lines]
         kept = [line for line, r in zip(lines, records, strict=True) if r["stage"] != stage or r["step"] <= step]
-        self._rewrite(kept)
+        write_atomically(self.path, "".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
         if stage in self._boards:
             self._boards.pop(stage).close()
@@ -202,12 +203,6 @@ class MetricsWriter:
         return SummaryWriter(
             str(folder), purge_step=purge_step, flush_secs=EVENT_SECONDS, filename_suffix=f".{number:03}"
         )
-
-    def _rewrite(self, lines: list[str]) -> None:
-        """Replace the file in one go, so that a kill leaves the old or the new one."""
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        os.replace(temporary, self.path)
 
 
 def _complete_lines(path: Path) -> list[str]:

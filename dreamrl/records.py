@@ -181,7 +181,7 @@ class PlayDrawer:
     def _corrupt(self, scene: Scene, what, result, rollouts: Sequence[Rollout], rng: np.random.Generator):
         """What no single action makes of ``what``: (state, repaint), a teleport if one is known, else repainted."""
         near = {scene.step(what, a)[0] for a in range(len(self.world.actions))}
-        far = ordered([s for s in dict.fromkeys(s for r in rollouts for s in r.states) if s not in near and s != what])
+        far = sorted(s for s in dict.fromkeys(s for r in rollouts for s in r.states) if s not in near and s != what)
         if far and rng.random() < TELEPORT_SHARE:
             return far[rng.integers(len(far))], (NOTHING, NOTHING, NOTHING)
         cells = scene.grid[0] * scene.grid[1]
@@ -189,14 +189,6 @@ class PlayDrawer:
         if rng.random() < 0.5:
             return result, (place, rng.integers(cells), NOTHING)
         return result, (place, NOTHING, rng.integers(self.config.model.num_codes))
-
-
-def ordered(states: list) -> list:
-    """``states`` sorted; as they came, if they are of a kind that has no order."""
-    try:
-        return sorted(states)
-    except TypeError:
-        return states
 
 
 def distinct_patches(frames: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:

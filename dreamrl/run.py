@@ -13,6 +13,7 @@ from typing import Any
 from dreamrl.checkpoint import newest_checkpoint
 from dreamrl.config import DreamingConfig, RunConfig
 from dreamrl.errors import UserError
+from dreamrl.files import write_atomically
 from dreamrl.manifest import remember_data
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained, save_pretrained
@@ -181,7 +182,7 @@ def _timed(seconds: dict[str, float], stage: str, out: Path, work: Any) -> None:
         work()
     finally:
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - started, 2)
-        (out / "seconds.json").write_text(json.dumps(seconds))
+        write_atomically(out / "seconds.json", json.dumps(seconds))
 
 
 def _read_seconds(out: Path) -> dict[str, float]:

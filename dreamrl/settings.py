@@ -13,7 +13,6 @@ import functools
 import importlib.resources
 import json
 import math
-import os
 import types
 import typing
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 
 from dreamrl.config import ConfigError, RunConfig
 from dreamrl.errors import nearest
+from dreamrl.files import write_atomically
 
 DEFAULT_PRESET = "nano"
 HEADER = "# Settings of a dreamrl run. To repeat it: dreamrl train --config THIS_FILE\n"
@@ -74,10 +74,7 @@ def read_yaml(path: Path) -> RunConfig:
 
 def write_yaml(config: RunConfig, path: Path) -> None:
     """Write every setting of ``config``, or nothing when that fails half-way."""
-    text = HEADER + yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, HEADER + yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False))
 
 
 def presets() -> list[str]:

@@ -10,8 +10,6 @@ Equal records make equal bytes, whoever writes them (with the same pyarrow).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dreamrl.files import replacement
 from dreamrl.records import PlayRecord
 
 ROW_GROUP = 64
@@ -161,15 +160,6 @@ def records_of(table: pa.Table) -> list[PlayRecord]:
     return [_record({name: column[row] for name, column in columns.items()}) for row in range(len(table))]
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _row(number: int, record: PlayRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"number": number}
     for name in SCHEMA.names[1:]:
@@ -208,12 +198,10 @@ def _column(column: pa.ChunkedArray) -> Sequence:
 
 
 def _publish(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write beside ``path``, flush to the disk and rename: a kill leaves the whole file or none."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-            for table in tables:
-                writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Write ``tables`` to the file ``path``: a kill leaves the whole file or none."""
+    with (
+        replacement(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)

@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamrl.config import RunConfig
 from dreamrl.evaluate import Result, evaluate, held_out, random_play_exact, summarise
+from dreamrl.files import write_atomically
 from dreamrl.filmstrip import animate, filmstrip, save_png
 from dreamrl.generate import to_dreams, verdict_text
 from dreamrl.imagine import Imagined, answer
@@ -55,7 +56,7 @@ def write_summary(run: RunConfig, out: Path, seconds: dict[str, float], stop: St
     random = random_play_exact(final.world, questions, run.model.dream_length, EVAL_SEED)
     spent = seconds | {"eval": round(seconds.get("eval", 0.0) + time.perf_counter() - started, 2)}
     summary = _summary(run, out, final, results, random, spent)
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     _table(run, results, random)
     return summary
 

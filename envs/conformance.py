@@ -1,7 +1,7 @@
 """What every world must hold to, measured: `dreamrl worlds check WORLD`.
 
-Each check is a function of the world that returns what it found, and raises :class:`Broken` where the world does not
-hold to the interface. Anything else that a world raises counts as broken, too.
+Each check is a function of the world that returns what it found, and raises :class:`WorldError` where the world does
+not hold to the interface. Anything else that a world raises counts as broken, too.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 
 from envs.questions import draw_question, stream
-from envs.scene import Question, QuestionKind, Scene, Split, random_play
-from envs.world import World
+from envs.scene import Question, QuestionKind, Scene, Split, WorldError, random_play
+from envs.world import World, action_problem, shortest_plan
 
 SCENES, QUESTIONS, LENGTH = 12, 200, 8
 SECONDS = 5.0
 """CPU time for finding true answers: where a plan must be searched for, one can take a second."""
 WIDE_VOCABULARY = 2000
 """Distinct patches above which an image code for each of them is hard to learn."""
-
-
-class Broken(Exception):
-    """The world does not hold to the interface; the message says where and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,7 @@ def check_world(world: World) -> list[Finding]:
     for name, check in CHECKS.items():
         try:
             findings.append(Finding(check=name, ok=True, message=check(world)))
-        except Broken as broken:
+        except WorldError as broken:
             findings.append(Finding(check=name, ok=False, message=str(broken)))
         except Exception as error:  # a world is foreign code: whatever it raises is a finding
             text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -74,27 +70,25 @@ def _scenes(world: World, split: Split = Split.TRAIN, count: int = SCENES) -> li
     return [world.sample_scene(rng, split, int(rng.choice(world.sizes))) for rng in drawn]
 
 
-def _questions(world: World, count: int = QUESTIONS, split: Split = Split.TRAIN) -> list[Question]:
+def _questions(world: World, count: int = QUESTIONS) -> list[Question]:
     out = []
     for i in range(count):
         rng = stream(0, 22, i)
-        scene = world.sample_scene(rng, split, int(rng.choice(world.sizes)))
+        scene = world.sample_scene(rng, Split.TRAIN, int(rng.choice(world.sizes)))
         out.append(draw_question(world, scene, bool(i % 2), LENGTH, rng))
     return out
 
 
 def _require(ok: bool, message: str) -> None:
     if not ok:
-        raise Broken(message)
+        raise WorldError(message)
 
 
 def _actions(world: World) -> str:
     names = world.actions
-    _require(len(names) > 0, "there are no actions")
-    _require(len(set(names)) == len(names), f"action names must differ: {list(names)}")
+    problem = action_problem(names)
+    _require(not problem, problem)
     for name in names:
-        good = bool(name) and name == " ".join(name.lower().split()) and "," not in name
-        _require(good, f'action name "{name}" must be small letters without commas')
         _require(
             QuestionKind.PLAN not in world.kinds or world.parse_plan(name) == [names.index(name)],
             f'parse_plan("{name}") does not give that action',
@@ -158,7 +152,7 @@ def _restore(world: World) -> str:
             _require(after == rollout.states[index + 1], "going back to a state and on as before led elsewhere")
         for state, frame in zip(rollout.states, before, strict=True):
             _require(np.array_equal(scene.frame(state), frame), "a state's picture changed after other steps")
-            _require(hash(state) == hash(state), "a state is not hashable")
+            hash(state)  # raises where it cannot be
         sorted(rollout.states)  # raises where states have no order
     return "every state can be gone back to"
 
@@ -206,16 +200,9 @@ def _answered(world: World) -> list[tuple[Question, str]]:
 
 def truth(world: World, question: Question) -> str | None:
     """The true answer to ``question``; None where no short plan is known."""
-    scene = question.scene
     if question.kind is QuestionKind.PREDICT:
         return world.true_answer(question, [])[1]
-    state, actions = scene.start, []
-    while scene.distance(state):
-        left = scene.distance(state)
-        found = [a for a in range(len(world.actions)) if scene.distance(scene.step(state, a)[0]) == (left or 0) - 1]
-        _require(len(found) > 0, f"distance says {left}, but no action leads to {(left or 0) - 1}")
-        state = scene.step(state, found[0])[0]
-        actions.append(found[0])
+    actions = shortest_plan(question.scene, len(world.actions))
     return world.plan_text(actions) if actions else None
 
 
@@ -269,4 +256,4 @@ CHECKS: dict[str, Callable[[World], str]] = {
     "balance": _balanced,
     "speed": _speed,
 }
-"""Name -> check: what was found in words; :class:`Broken` if the world does not hold to it."""
+"""Name -> check: what was found in words; :class:`WorldError` if the world does not hold to it."""

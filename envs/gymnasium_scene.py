@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from envs.scene import Outcome, Scene, WorldError, split_of
+from envs.search import distance_table
 
 CHANCES = 8
 """How often an action is tried, to see whether chance decides where it leads."""
@@ -53,7 +53,7 @@ class GymnasiumScene(Scene):
         """Args: ``rules`` of the world, frame size in patches, ``seed`` of the reset, ``moves`` taken after it."""
         self.rules, self.grid, self.seed, self.moves = rules, grid, seed, tuple(moves)
         self._steps: dict[tuple[Snapshot, int], Snapshot] = {}
-        self._distances: dict[Snapshot, int] | None = None
+        self._distances: dict[Snapshot, int | None] | None = None
         env, observation, outcome = self._replay(())
         self.start = self._snapshot(env, observation, outcome, ())
         self.key = self.start.digest.hex()
@@ -80,7 +80,13 @@ class GymnasiumScene(Scene):
         if self.rules.distance is not None:
             return 0 if state.outcome is Outcome.SUCCESS else self.look(state, self.rules.distance)
         if self._distances is None:
-            self._distances = self._search()
+            self._distances = distance_table(
+                self.start,
+                range(self.rules.num_actions),
+                lambda known, action: self.step(known, action)[0],
+                lambda known: known.outcome is Outcome.SUCCESS,
+                self.rules.search,
+            )
         return self._distances.get(state)
 
     def look(self, state: Snapshot, at: Callable[[Any], Any]) -> Any:
@@ -99,29 +105,6 @@ class GymnasiumScene(Scene):
             if len(found) > 1:
                 return True
         return False
-
-    def _search(self) -> dict[Snapshot, int]:
-        """Breadth-first from the start until ``search`` states are known, then backwards from the successes."""
-        before: dict[Snapshot, list[Snapshot]] = {self.start: []}
-        queue = deque([self.start])
-        while queue and len(before) < self.rules.search:
-            state = queue.popleft()
-            for action in range(self.rules.num_actions):
-                after, outcome = self.step(state, action)
-                if after not in before:
-                    before[after] = []
-                    if outcome is Outcome.CONTINUE:
-                        queue.append(after)
-                before[after].append(state)
-        distances = {state: 0 for state in before if state.outcome is Outcome.SUCCESS}
-        queue = deque(distances)
-        while queue:
-            state = queue.popleft()
-            for previous in before[state]:
-                if previous not in distances:
-                    distances[previous] = distances[state] + 1
-                    queue.append(previous)
-        return distances
 
     def _replay(self, path: Sequence[int]) -> tuple[Any, Any, Outcome]:
         """A fresh environment after ``moves`` and ``path``, its last observation and outcome."""

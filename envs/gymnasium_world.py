@@ -20,7 +20,7 @@ from PIL import Image
 
 from envs.gymnasium_scene import GymnasiumScene, Rules, render
 from envs.scene import Outcome, QuestionKind, Split, WorldError, random_play
-from envs.world import World
+from envs.world import World, action_problem
 
 MAX_SIDE = 8
 """Patches along the longer side of a frame, unless ``frame_size`` says otherwise."""
@@ -138,11 +138,9 @@ class GymnasiumWorld(World):
             raise WorldError(f"{self.name} has actions {space}; wrap it so that they are Discrete, a few named choices")
         if len(self.actions) != int(space.n):
             raise WorldError(f"{self.name} has {space.n} actions, {len(self.actions)} names were given: {self.actions}")
-        for action in self.actions:
-            if action != " ".join(action.lower().split()) or "," in action or not action:
-                raise WorldError(f'action name "{action}" must be small letters without commas')
-        if len(set(self.actions)) < len(self.actions):
-            raise WorldError(f"action names must differ: {list(self.actions)}")
+        problem = action_problem(self.actions)
+        if problem:
+            raise WorldError(problem)
         if not all(self.plan_texts):
             raise WorldError("question must not be empty")
 

@@ -39,7 +39,9 @@ __all__ = [
     "WorldError",
     "random_actions",
     "random_play",
+    "action_problem",
     "roll",
+    "shortest_plan",
     "split_of",
     "verify_plan",
 ]
@@ -216,6 +218,38 @@ class World(ABC):
     def about(self, scene: Scene) -> World:
         """The world that ``scene`` belongs to; itself, unless this is a mixture of worlds."""
         return self
+
+
+def action_problem(names: Sequence[str]) -> str:
+    """What is wrong with the names of a world's actions, in words; empty if nothing is."""
+    if not names:
+        return "there are no actions"
+    for name in names:
+        if not name or name != " ".join(name.lower().split()) or "," in name:
+            return f'action name "{name}" must be small letters without commas'
+    return "" if len(set(names)) == len(names) else f"action names must differ: {list(names)}"
+
+
+def shortest_plan(scene: Scene, num_actions: int, rng: np.random.Generator | None = None) -> list[int]:
+    """Fewest actions from the start to success, as the simulator's distances lead; empty where they are not known.
+
+    Args:
+        scene: where to go.
+        num_actions: of its world.
+        rng: draws one of several shortest plans; None takes the first action that comes nearer.
+
+    Raises:
+        WorldError: The distances contradict the steps.
+    """
+    state, plan = scene.start, []
+    while distance := scene.distance(state):
+        after = [scene.step(state, action)[0] for action in range(num_actions)]
+        nearer = [action for action, reached in enumerate(after) if scene.distance(reached) == distance - 1]
+        if not nearer:
+            raise WorldError(f"distance says {distance}, but no action leads to {distance - 1}")
+        plan.append(nearer[0] if rng is None else int(rng.choice(nearer)))
+        state = after[plan[-1]]
+    return plan
 
 
 def verify_plan(scene: Scene, plan: Sequence[int]) -> Verdict:

@@ -1,4 +1,4 @@
-"""The baseline without dreams: its probabilities, its losses, PPO on answers, sizes, and files."""
+"""The baseline without dreams: its probabilities, its losses, PPO on answers, and files."""
 
 import copy
 from dataclasses import replace
@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from dreamrl.baseline import ImageTokenReasoningLLM, majority
-from dreamrl.baseline_training import AnswerPPO, as_loaded, pretrain_baseline, sized
+from dreamrl.baseline_training import AnswerPPO, as_loaded, pretrain_baseline
 from dreamrl.config import DreamingConfig, PPOConfig, PretrainConfig, RunConfig, WorldConfig
 from dreamrl.data import RandomPlay
 from dreamrl.errors import UserError
 from dreamrl.evaluate import held_out
-from dreamrl.flops import baseline_flops, count_flops, dream_flops, longest, trained_parameters, typical_question, write
-from dreamrl.model import Assets, DreamingReasoningLLM
-from dreamrl.nn.layers import Block
+from dreamrl.model import Assets
 from dreamrl.nn.text import BOS, EOS, PAD
 from dreamrl.pretrain import train_codec
 from dreamrl.rewards import answer_correctness
@@ -244,63 +242,6 @@ def test_a_minibatch_is_whole_questions_each_once_an_epoch(ppo):
     assert [len(r) for r in rows] == [4, 4, 4, 4]  # 12 answers are 4 questions; two epochs of two
     for epoch in (rows[:2], rows[2:]):
         assert len(set(torch.cat(epoch).tolist())) == 8
-
-
-# --- sizes
-
-
-def linear(inputs, outputs, rows):
-    return 2 * inputs * outputs * rows
-
-
-def test_flops_of_a_block_by_hand():
-    rows, length, dim = 3, 5, 8
-    attention = 4 * linear(dim, dim, rows * length) + 2 * 2 * rows * length * length * dim
-    feed = 2 * linear(dim, 2 * dim, rows * length)
-    block = Block(dim, 2)
-    assert count_flops(lambda: block(torch.zeros(rows, length, dim))) == attention + feed
-
-
-def test_a_loop_of_the_trunk_costs_its_blocks():
-    model = ImageTokenReasoningLLM(assets_of(SMALL), 3, 1)
-    once = baseline_flops(model)
-    model.loops = 2
-    block = model.trunk[0]
-    assert baseline_flops(model) - once == 3 * count_flops(lambda: block(torch.zeros(1, 16, 16)))
-
-
-@torch.no_grad()
-def test_flops_of_dreams_are_those_of_their_parts():
-    run = replace(SMALL, model=replace(SMALL.model, dream_length=3))
-    loaded = new_model(run)
-    model, config = loaded.model, run.model
-    text = torch.from_numpy(loaded.text.encode(typical_question(loaded.world).text, 24)).unsqueeze(0)
-    prompt = model.ask({"text": text})
-    what, grid, first = torch.zeros(1, 16, dtype=torch.long), torch.full((1, 2), 4), torch.zeros(1, dtype=torch.long)
-    step = count_flops(lambda: model.dream_step(what, grid, first, first, prompt, uniform=torch.zeros(1, 18)))
-    for dreams in (1, 5):
-        frames = torch.zeros(1, dreams, 4, 16, dtype=torch.long)
-        acts, lengths = torch.zeros(1, dreams, 3, dtype=torch.long), torch.full((1, dreams), 3)
-        reading = model.read(frames, acts, acts, lengths, prompt)
-        memory = model.output_decoder.memory(reading, first, prompt)
-        parts = [
-            count_flops(lambda: model.ask({"text": text})),
-            3 * dreams * step,
-            count_flops(lambda f=frames, a=acts, n=lengths: model.read(f, a, a, n, prompt)),
-            count_flops(lambda m=memory: write(model.output_decoder, *m, longest(config.dream_length))),
-        ]
-        assert dream_flops(loaded, dreams) == sum(parts)
-
-
-def test_the_nano_baselines_are_as_large_as_the_model_that_dreams():
-    assets = make_assets(DreamingConfig(), "frozen_lake", 0)
-    dreaming = DreamingReasoningLLM(assets=assets)
-    model = sized(assets, "parameters")
-    assert trained_parameters(model) == pytest.approx(trained_parameters(dreaming), rel=0.03)
-    assert model.loops == 1
-    looped = sized(assets, "flops")
-    assert looped.layers == model.layers
-    assert baseline_flops(looped) == pytest.approx(dream_flops(dreaming.loaded, 4), rel=0.1)
 
 
 # --- files, and people

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pyarrow.parquet as pq
 import pytest
+from programs import finish, kill, start, wait_for
 
 from dreamrl.bench.data import collect_here
 from dreamrl.bench.run import run_bench
@@ -100,49 +98,28 @@ def test_ray_writes_the_same_files_and_mends_them(here, tmp_path, capfd):
     assert "3 of 4 shards were finished before and are kept" in capfd.readouterr().out
 
 
-SLOW = ["--world", "physics", "--num", "400", "--shard-size", "40"]
+SLOW = ("--world", "physics", "--num", "400", "--shard-size", "40")
 """About ten seconds of work."""
-
-
-def start(out):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dreamrl", "collect", "--out", str(out), *SLOW],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_shard(out, process, name):
-    deadline = time.monotonic() + 300
-    while not (out / name).exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_and_an_interrupted_collection_go_on(tmp_path):
     out, expected = tmp_path / "out", tmp_path / "expected"
-    process = start(out)
-    wait_for_shard(out, process, shard_name(1))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    command = "collect", "--out", str(out), *SLOW
+    process = start(*command)
+    wait_for((out / shard_name(1)).exists, process)
+    kill(process)
     assert len(list(out.glob("shard-*"))) < 10
 
-    process = start(out)
-    wait_for_shard(out, process, shard_name(4))
+    process = start(*command)
+    wait_for((out / shard_name(4)).exists, process)
     os.kill(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 130, output
+    output = finish(process, code=130, seconds=120)
     assert "of 400 records are kept, run the same command again to go on" in output
     assert 0 < len(read_manifest(out).files) < 11
 
-    process = start(out)
-    output = process.communicate(timeout=500)[0]
-    assert process.returncode == 0, output
+    output = finish(start(*command))
     assert "shards were finished before and are kept" in output
     expected.mkdir()
     run = collect_settings("physics", None, None, None, [], None)

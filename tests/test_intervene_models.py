@@ -66,11 +66,14 @@ def tell_random_play(loaded, questions, dreams):
 
 @pytest.mark.slow
 def test_a_trained_reader_follows_the_edits_and_an_untrained_one_does_not(tmp_path):
-    """A minute of random play on 3x3 boards, no PPO: the reading of dreams is learned there."""
+    """A minute and a half of random play on 3x3 boards, no PPO: the reading of dreams is learned there.
+
+    Mostly by plans, because most edits are made to dreams about them.
+    """
     settings = RunConfig(
         model=DreamingConfig(embedding_dim=32, num_experts=2, codec_hidden=64, dream_length=6),
         world=WorldConfig(sizes=(3,)),
-        pretrain=PretrainConfig(steps=300, scenes_per_step=24, num_workers=1),
+        pretrain=PretrainConfig(steps=400, scenes_per_step=24, predict_share=0.1, num_workers=1),
     )
     loaded = pretrain_loop(settings, tmp_path)
     plans = [
@@ -85,9 +88,7 @@ def test_a_trained_reader_follows_the_edits_and_an_untrained_one_does_not(tmp_pa
         rates = found[name]
         assert rates["cases"] >= 40, (name, rates)
         assert rates["untrained"] < 0.02 and rates["predicted_ci"][0] > 0.4, (name, rates)
-        # These two mostly leave no dream that arrives: saying so always is right by chance more than half the time.
-        margin = 0.02 if name in ("step", "result") else 0.1
-        assert rates["predicted"] > rates["chance"] + margin, (name, rates)
+        assert rates["predicted"] > rates["chance"] + 0.1, (name, rates)
         assert rates["changed"] > 0.85, (name, rates)
     for name in ("order", "copy"):
         assert found[name]["predicted"] > 0.9, (name, found[name])

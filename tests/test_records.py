@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamrl.nn.codec import from_patches, to_patches
-from dreamrl.records import NOTHING, PlayDrawer, distinct_patches, ordered
+from dreamrl.records import NOTHING, PlayDrawer, distinct_patches
 from dreamrl.settings import load_settings
 from envs.registry import world_of
 from envs.world import Outcome, QuestionKind, Split, roll
@@ -133,8 +133,3 @@ def test_patches_for_the_codec_are_distinct_and_the_same_everywhere():
     assert {patch.tobytes() for patch in patches} <= tiles
     assert len(patches) == len(np.unique(patches, axis=0)) >= 5
     assert (patches == drawer_of("world.sizes=3,4").patches(8)).all()
-
-
-def test_states_without_an_order_stay_as_they_came():
-    assert ordered([(2, 1), (1, 5)]) == [(1, 5), (2, 1)]
-    assert ordered([(1, None), (1, 2), (0, 3)]) == [(1, None), (1, 2), (0, 3)]

@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from programs import finish, kill, start, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -27,36 +27,6 @@ SMALL = (
     "eval.dreams=[1,4]",
 )
 """3x3 boards, about three minutes: far from the numbers of the main job, far above an untrained model."""
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dreamrl", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(found, process, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.2)
-
-
-def kill(process):
-    """As the kernel would: no warning, and its children with it."""
-    os.killpg(process.pid, signal.SIGKILL)
-    return process.communicate()[0]
-
-
-def finish(process, code=0, seconds=580):
-    output = process.communicate(timeout=seconds)[0]
-    assert process.returncode == code, output
-    return output
 
 
 @pytest.fixture(scope="module")

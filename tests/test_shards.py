@@ -2,17 +2,13 @@
 
 import dataclasses
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from programs import finish, kill, start, wait_for
 
 from dreamrl.bench.data import collect_here
 from dreamrl.cluster import ray_session
@@ -178,27 +174,8 @@ def test_ray_train_ends_with_the_weights_of_training_on_the_fly(collected, tmp_p
     settings = [*TINY, "pretrain.num_workers=2", "pretrain.steps=12"]
     finish(start("pretrain", "--out", str(runs["fly"]), *settings))
     process = start("pretrain", "--data", str(collected), "--out", str(runs["disk"]), *settings)
-    deadline = time.monotonic() + 300
-    while not list(runs["disk"].glob("checkpoints/pretrain-*05")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    wait_for(lambda: list(runs["disk"].glob("checkpoints/pretrain-*05")), process)
+    kill(process)
     finish(start("pretrain", "--resume", str(runs["disk"])))
     first, second = ((run / "model" / "model.safetensors").read_bytes() for run in runs.values())
     assert first == second
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dreamrl", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process):
-    output = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, output

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamrl.dreaming_config import POSITIONS
+from dreamrl.files import write_atomically
 from dreamrl.nn.layers import Block
 from dreamrl.nn.positional import TextPositions
 
@@ -227,7 +228,7 @@ def bench(
         tune(model, max(1, round(TUNE_SHARE * steps)), seed + 1)
         results[kind]["tuned"] = _measure_all(model, seed)
         if file is not None:
-            file.write_text(json.dumps(results[kind], indent=1), encoding="utf-8")
+            write_atomically(file, json.dumps(results[kind], indent=1))
     return results
 
 

@@ -23,6 +23,7 @@ from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import CurriculumConfig, DreamingConfig, PPOConfig, PretrainConfig, RunConfig, WorldConfig
 from dreamrl.errors import UserError
 from dreamrl.evaluate import evaluate, held_out
+from dreamrl.files import write_atomically
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import pretrain_loop
 from dreamrl.process import settle
@@ -125,4 +126,4 @@ def same_settings(settings: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if (out / SETTINGS).exists() and (out / SETTINGS).read_text(encoding="utf-8") != text:
         raise UserError(f"{out} holds a benchmark with other settings; give another out=DIR, or delete it")
-    (out / SETTINGS).write_text(text, encoding="utf-8")
+    write_atomically(out / SETTINGS, text)

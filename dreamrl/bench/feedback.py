@@ -27,8 +27,8 @@ from dreamrl.process import settle
 from dreamrl.saving import Loaded, load_pretrained
 from dreamrl.statistics import bootstrap_interval, expected_calibration_error
 from envs.questions import stream
-from envs.world import QuestionKind, Scene, Split
-from envs.worlds.frozen_lake import parse_plan, plan_text
+from envs.world import QuestionKind, Split, shortest_plan
+from envs.worlds.frozen_lake import parse_plan
 
 KINDS = ("preferences", "ratings", "shuffled", "shuffled-trusted")
 """The last two are controls, preferences decided by a coin; in the last of them the scorer is followed fully."""
@@ -46,7 +46,8 @@ def examples(loaded: Loaded, kind: str, liked: int, count: int, seed: int) -> li
         rng = stream(seed, 50, index)
         index += 1
         scene: Any = loaded.world.sample_scene(rng, Split.TRAIN, int(rng.choice(loaded.world.sizes)))
-        wordings = loaded.world.wordings(plan_text(shortest(scene, len(loaded.world.actions), rng)))
+        plan = shortest_plan(scene, len(loaded.world.actions), rng)
+        wordings = loaded.world.wordings(loaded.world.plan_text(plan))
         if wordings[0] == wordings[1]:
             continue
         about = {"prompt": loaded.world.ask(scene, QuestionKind.PLAN, rng).text, "options": {"desc": list(scene.desc)}}
@@ -59,22 +60,12 @@ def examples(loaded: Loaded, kind: str, liked: int, count: int, seed: int) -> li
     return out
 
 
-def shortest(scene: Scene, num_actions: int, rng: np.random.Generator) -> list[int]:
-    """A random one of the shortest plans."""
-    state, plan = scene.start, []
-    while distance := scene.distance(state):
-        after = [scene.step(state, action)[0] for action in range(num_actions)]
-        plan.append(int(rng.choice([a for a, s in enumerate(after) if scene.distance(s) == distance - 1])))
-        state = after[plan[-1]]
-    return plan
-
-
 def wording_of(loaded: Loaded, text: str) -> str | None:
     """How a plan is worded: one of ``WORDINGS``, or "mixed"; None for what has one wording only."""
     plan = parse_plan(text)
     if len(plan) < 2:
         return None
-    wordings = loaded.world.wordings(plan_text(plan))
+    wordings = loaded.world.wordings(loaded.world.plan_text(plan))
     return WORDINGS[wordings.index(text)] if text in wordings else "mixed"
 
 

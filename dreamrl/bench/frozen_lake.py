@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamrl.ablation_report import table, write_atomically
+from dreamrl.ablation_report import table
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 from dreamrl.evaluate import evaluate, held_out, random_play_exact
+from dreamrl.files import write_atomically
 from dreamrl.judge import Judge
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained
@@ -74,11 +75,10 @@ def _seed(
     out: Path, preset: str, seed: int, budget: float, items: int, dreams: Sequence[int], ray: bool
 ) -> dict[str, Any]:
     """One training with its measurements; read back if they are there."""
-    done = out / "measured.json"
+    config, done = out / "config.yaml", out / "measured.json"
     settings = at_budget(load_settings(preset, seed=seed), budget)
-    if (out / "config.yaml").exists():
-        if read_yaml(out / "config.yaml") != settings:
-            raise UserError(f"{out} holds a training with other settings; give another out=DIR")
+    if config.exists() and read_yaml(config) != settings:
+        raise UserError(f"{out} holds a training with other settings; give another out=DIR")
     if not done.exists():
         train(settings, out, ray)
         write_atomically(done, json.dumps(measure(out, items, dreams), indent=1) + "\n")

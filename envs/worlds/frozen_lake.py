@@ -239,11 +239,6 @@ def check_desc(desc: object) -> tuple[str, ...]:
     return tuple(rows)
 
 
-def plan_text(actions: Sequence[int]) -> str:
-    """``(2, 2, 1)`` as "right, right, down"."""
-    return ", ".join(ACTIONS[a] for a in actions)
-
-
 def parse_plan(answer: str) -> list[int]:
     """The actions that an answer states; empty unless it consists of action names and separators only."""
     words = [w for w in re.split(r"[\s,;.]+|\bthen\b|\band\b", answer.strip().lower()) if w]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import re
 
+from envs.search import distance_table, shortest_script
 from envs.world import (
     Outcome,
     PictureScene,
@@ -56,7 +57,6 @@ from envs.worlds.minigrid_rules import (
     tiles,
     walled,
 )
-from envs.worlds.minigrid_search import distance_table, shortest_script
 
 MIN_SIZE, MAX_SIZE = 5, 8
 LONGEST_PLAN = 8

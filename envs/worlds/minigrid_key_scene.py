@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from envs.scene import Outcome, Scene, State, WorldError
+from envs.search import distance_table, shortest_script
 from envs.worlds.minigrid_layout import check_fields, content_of, key_of, read_name, read_room, read_size, scatter
 from envs.worlds.minigrid_rules import (
     CODES,
@@ -24,7 +25,6 @@ from envs.worlds.minigrid_rules import (
     tiles,
     walled,
 )
-from envs.worlds.minigrid_search import distance_table, shortest_script
 
 MIN_SIZE, MAX_SIZE = 5, 7
 MOVES = (Actions.left, Actions.right, Actions.forward, Actions.pickup, Actions.toggle)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from envs.search import shortest_script, within
 from envs.world import PictureScene, Question, QuestionKind, Scene, World, WorldError, split_of
 from envs.worlds.minigrid_layout import (
     MAX_TRIES,
@@ -32,7 +33,6 @@ from envs.worlds.minigrid_layout import (
     scatter,
 )
 from envs.worlds.minigrid_rules import ACTION_NAMES, FLOOR, NAMES, RoomState, check_patch_size, walled
-from envs.worlds.minigrid_search import shortest_script, within
 from envs.worlds.temporal_scenes import (
     MOVES,
     ORDERED,

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.scene import Outcome, Scene, State
+from envs.search import distance_table
 from envs.worlds.minigrid_layout import content_of, key_of
 from envs.worlds.minigrid_rules import WALL, Actions, RoomState, act, mosaic, tile, tiles
-from envs.worlds.minigrid_search import distance_table
 
 MOVES = (Actions.left, Actions.right, Actions.forward, Actions.pickup)
 SWAPS = ((0, 1), (1, 2), (0, 2))

@@ -8,6 +8,8 @@ import json
 import numpy as np
 from PIL import Image
 
+from envs.questions import stream
+from envs.world import Split
 from envs.worlds.scene_graphs import SceneGraph
 
 COLOURS = {
@@ -177,3 +179,10 @@ def small_world(tmp_path, things, relations, **options):
     files.add(1, things, relations)
     world = SceneGraph(files.write(), **options)
     return world, world.scene({"image_id": 1})
+
+
+def drawn(world, count, split=Split.TRAIN, length=8):
+    """``count`` questions about relations, each about another scene of ``split``."""
+    for index in range(count):
+        rng = stream(21, index)
+        yield world.draw(world.sample_scene(rng, split, 8), True, length, rng)

@@ -104,6 +104,62 @@ class Colourless(FrozenLake):
         return Grey(super().sample_scene(rng, split, size).desc, self.patch_size)
 
 
+class Listing(FrozenLakeScene):
+    """States are lists, which have an order but no hash."""
+
+    def __init__(self, desc, patch_size):
+        super().__init__(desc, patch_size)
+        self.start = self.wrapped(self.start)
+
+    def wrapped(self, state):
+        return [state]
+
+    def unwrapped(self, state):
+        return state[0]
+
+    def step(self, state, action):
+        after, outcome = super().step(self.unwrapped(state), action)
+        return self.wrapped(after), outcome
+
+    def frame(self, state):
+        return super().frame(self.unwrapped(state))
+
+    def distance(self, state):
+        return super().distance(self.unwrapped(state))
+
+
+class Unhashable(FrozenLake):
+    def sample_scene(self, rng, split, size):
+        return Listing(super().sample_scene(rng, split, size).desc, self.patch_size)
+
+
+class Complex(Listing):
+    """States are complex numbers, which have a hash but no order."""
+
+    def wrapped(self, state):
+        return complex(state)
+
+    def unwrapped(self, state):
+        return int(state.real)
+
+
+class Unsortable(FrozenLake):
+    def sample_scene(self, rng, split, size):
+        return Complex(super().sample_scene(rng, split, size).desc, self.patch_size)
+
+
+class Farther(FrozenLakeScene):
+    """Says that everything is as far as the start."""
+
+    def distance(self, state):
+        return super().distance(self.start)
+
+
+class Misled(FrozenLake):
+    def sample_scene(self, rng, split, size):
+        return Farther(super().sample_scene(rng, split, size).desc, self.patch_size)
+
+
 class Larger(FrozenLake):
     """Frames are larger than it says."""
 
@@ -124,6 +180,9 @@ class Larger(FrozenLake):
         (Stateful, "restore", "led elsewhere"),
         (Colourless, "frames", "uint8 ("),
         (Larger, "frames", "more patches than grid_at says"),
+        (Unhashable, "restore", "unhashable type: 'list'"),
+        (Unsortable, "restore", "'<' not supported between instances of 'complex'"),
+        (Misled, "verifier", "but no action leads to"),
     ],
 )
 def test_what_is_broken_is_found(world, check, words):

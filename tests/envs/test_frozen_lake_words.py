@@ -7,7 +7,7 @@ import pytest
 
 from envs.questions import stream
 from envs.world import Outcome, QuestionKind, Split, roll
-from envs.worlds.frozen_lake import NO_PLAN, FrozenLake, parse_plan, plan_text
+from envs.worlds.frozen_lake import NO_PLAN, FrozenLake, parse_plan
 
 WORLD = FrozenLake()
 MAZE = ["SFF", "FHF", "FFG"]
@@ -28,7 +28,7 @@ def test_what_is_no_plan(text):
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_plans_survive_being_written_down(length):
     for plan in itertools.product(range(4), repeat=length):
-        assert parse_plan(plan_text(plan)) == list(plan)
+        assert parse_plan(WORLD.plan_text(plan)) == list(plan)
 
 
 def test_outcomes_of_predictions_are_balanced():
@@ -61,7 +61,7 @@ def test_true_answers():
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_every_wording_of_a_plan_states_that_plan(length):
     for plan in itertools.product(range(4), repeat=length):
-        text = plan_text(plan)
+        text = WORLD.plan_text(plan)
         wordings = WORLD.wordings(text)
         assert wordings[0] == text
         assert all(parse_plan(wording) == list(plan) for wording in wordings)

@@ -8,7 +8,7 @@ import pytest
 from dreamrl.rewards import answer_correctness
 from envs.questions import draw_question, prompt_pictures, rollout_correctness, stream
 from envs.world import Outcome, Question, QuestionKind, Split, roll
-from envs.worlds.frozen_lake import FrozenLake, outcome_text, plan_text
+from envs.worlds.frozen_lake import FrozenLake, outcome_text
 
 WORLD = FrozenLake()
 
@@ -43,9 +43,9 @@ def test_a_dream_is_worth_what_the_verifier_pays_for_its_plan(desc):
     for length in range(1, 6):
         for plan in itertools.product(range(4), repeat=length):
             rollout = roll(scene, plan)
-            verdict = WORLD.verify(question, plan_text(rollout.actions))
+            verdict = WORLD.verify(question, WORLD.plan_text(rollout.actions))
             expected = answer_correctness(verdict.exact, verdict.success)
-            assert rollout_correctness(question, rollout) == expected, plan_text(rollout.actions)
+            assert rollout_correctness(question, rollout) == expected, WORLD.plan_text(rollout.actions)
             paid.add(expected)
     assert paid >= {0.0, 1.0}
 

@@ -1,30 +1,10 @@
 import pytest
-from annotated import CELL, GenomeFiles, image_of, random_graph, small_world, write_image
+from annotated import CELL, GenomeFiles, image_of, small_world, write_image
 
 from envs.annotations import BadRecord
 from envs.questions import stream
 from envs.world import QuestionKind, Split, WorldError
 from envs.worlds.scene_graphs import SceneGraph
-
-
-@pytest.fixture(scope="module")
-def annotations():
-    """Image id -> (things, relations)."""
-    rng = stream(3, 1)
-    return {number: random_graph(rng) for number in range(1, 121)}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, annotations):
-    files = GenomeFiles(tmp_path_factory.mktemp("vg"))
-    for number, (things, relations) in annotations.items():
-        files.add(number, things, relations)
-    return files.write()
-
-
-@pytest.fixture(scope="module")
-def world(root):
-    return SceneGraph(root)
 
 
 @pytest.mark.parametrize(
@@ -41,34 +21,34 @@ def world(root):
         ({"image_id": 1, "size": 5.5}, '"size" must be a whole number'),
     ],
 )
-def test_bad_options_are_one_clear_line(world, options, problem):
+def test_bad_options_are_one_clear_line(graph_world, options, problem):
     with pytest.raises(WorldError, match=problem) as caught:
-        world.scene(options)
+        graph_world.scene(options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_world_without_its_files(tmp_path, monkeypatch, root):
+def test_a_world_without_its_files(tmp_path, monkeypatch, genome_root):
     monkeypatch.delenv("DREAMRL_SCENE_GRAPHS", raising=False)
     with pytest.raises(WorldError, match="give their directory as root or in DREAMRL_SCENE_GRAPHS"):
         SceneGraph()
     with pytest.raises(WorldError, match="relationships.json is missing"):
         SceneGraph(tmp_path)
-    monkeypatch.setenv("DREAMRL_SCENE_GRAPHS", str(root))
+    monkeypatch.setenv("DREAMRL_SCENE_GRAPHS", str(genome_root))
     assert SceneGraph().actions
     for wrong in ({"num_names": 0}, {"num_predicates": 200}, {"patch_size": 4}):
         with pytest.raises(WorldError, match=next(iter(wrong))):
-            SceneGraph(root, **wrong)
+            SceneGraph(genome_root, **wrong)
     with pytest.raises(WorldError, match="holds no relation that can be asked about: 0 records used"):
         small_world(tmp_path, {"a": ("dog", 0, 0, 9, 9), "b": ("car", 50, 0, 9, 9)}, [("a", "3 of", "b")])
 
 
-def test_scripts_that_no_question_is_about(world):
-    scene = world.scene({"image_id": 1})
-    names = len(world.words.names)
+def test_scripts_that_no_question_is_about(graph_world):
+    scene = graph_world.scene({"image_id": 1})
+    names = len(graph_world.words.names)
     for script in [(0,), (0, 1), (names, names), (0, names, names, names)]:
         with pytest.raises(WorldError, match="no question is about look at|no question is about"):
-            world.ask(scene, QuestionKind.PREDICT, stream(1), script)
-    question = world.ask(world.sample_scene(stream(2), Split.TEST, 8), QuestionKind.PLAN, stream(1))
+            graph_world.ask(scene, QuestionKind.PREDICT, stream(1), script)
+    question = graph_world.ask(graph_world.sample_scene(stream(2), Split.TEST, 8), QuestionKind.PLAN, stream(1))
     assert question.kind is QuestionKind.PREDICT and question.script
 
 

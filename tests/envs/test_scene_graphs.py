@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from annotated import CELL, COLOURS, GenomeFiles, random_graph, small_world
+from annotated import CELL, COLOURS, GenomeFiles, drawn, small_world
 
 from envs.annotations.graph_scene import patches_of
 from envs.annotations.graphs import plain_predicate
@@ -12,26 +12,6 @@ from envs.conformance import check_world
 from envs.questions import stream
 from envs.world import Split, WorldError, random_play, roll
 from envs.worlds.scene_graphs import SceneGraph
-
-
-@pytest.fixture(scope="module")
-def annotations():
-    """Image id -> (things, relations)."""
-    rng = stream(3, 1)
-    return {number: random_graph(rng) for number in range(1, 121)}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, annotations):
-    files = GenomeFiles(tmp_path_factory.mktemp("vg"))
-    for number, (things, relations) in annotations.items():
-        files.add(number, things, relations)
-    return files.write()
-
-
-@pytest.fixture(scope="module")
-def world(root):
-    return SceneGraph(root)
 
 
 def follow(graph, labels, action):
@@ -55,105 +35,99 @@ def picture_of(scene, things, labels):
     return np.where(lit[:, :, None], start, start.astype(int) * 4 // 10) if labels else start
 
 
-def test_actions_are_names_and_predicates_most_frequent_first(world, annotations):
+def test_actions_are_names_and_predicates_most_frequent_first(graph_world, annotations):
     names, predicates = Counter(), Counter()
     for things, relations in annotations.values():
         for subject, predicate, target in relations:
             names.update((things[subject][0], things[target][0]))
             predicates[predicate.lower().removeprefix("is ").removesuffix(" a")] += 1
     by_count = [sorted(c, key=lambda w: (-c[w], w)) for c in (names, predicates)]
-    assert list(world.actions) == [f"look at the {n}" for n in by_count[0]] + by_count[1]
-    assert len(set(world.actions)) == len(world.actions) and not any("," in a for a in world.actions)
+    assert list(graph_world.actions) == [f"look at the {n}" for n in by_count[0]] + by_count[1]
+    assert len(set(graph_world.actions)) == len(graph_world.actions) and not any("," in a for a in graph_world.actions)
 
 
-def test_the_light_goes_where_the_annotations_say(world, annotations):
+def test_the_light_goes_where_the_annotations_say(graph_world, annotations):
     moved = 0
     for number in range(1, 41):
         graph = annotations[number]
-        scene = world.scene({"image_id": number})
+        scene = graph_world.scene({"image_id": number})
         assert scene.grid == (6, 8) and scene.frame(scene.start).shape == (96, 128, 3)
         for seed in range(4):
             state, labels = scene.start, set()
-            for action in random_play(scene, len(world.actions), 8, stream(number, seed)).actions:
+            for action in random_play(scene, len(graph_world.actions), 8, stream(number, seed)).actions:
                 before = state
                 state, _ = scene.step(state, action)
-                labels = follow(graph, labels, world.actions[action])
+                labels = follow(graph, labels, graph_world.actions[action])
                 moved += state != before
                 assert (scene.frame(state) == picture_of(scene, graph[0], labels)).all()
                 assert hash(state) is not None
     assert moved > 500
 
 
-def test_the_start_shows_the_image(world, annotations):
+def test_the_start_shows_the_image(graph_world, annotations):
     things, _ = annotations[5]
-    frame = world.scene({"image_id": 5}).frame(())
+    frame = graph_world.scene({"image_id": 5}).frame(())
     for name, x, y, *_ in things.values():
         middle = frame[y * 96 // 240 + 6 : y * 96 // 240 + 26, x * 96 // 240 + 6 : x * 96 // 240 + 26]
         assert np.abs(middle.astype(int) - COLOURS[name]).max() < 12
 
 
-def test_all_frames_of_a_scene_are_made_of_its_patches_lit_or_dimmed(world):
+def test_all_frames_of_a_scene_are_made_of_its_patches_lit_or_dimmed(graph_world):
     rng = stream(8)
     for _ in range(30):
-        scene = world.sample_scene(rng, Split.TRAIN, 8)
+        scene = graph_world.sample_scene(rng, Split.TRAIN, 8)
         patches = set()
         for _ in range(10):
-            for state in random_play(scene, len(world.actions), 8, rng).states:
+            for state in random_play(scene, len(graph_world.actions), 8, rng).states:
                 frame = scene.frame(state).reshape(6, 16, 8, 16, 3).swapaxes(1, 2).reshape(48, -1)
                 patches |= {patch.tobytes() for patch in frame}
         assert len(patches) <= 2 * 48
 
 
-def drawn(world, count, split=Split.TRAIN, length=8):
-    for index in range(count):
-        rng = stream(21, index)
-        yield world.draw(world.sample_scene(rng, split, 8), True, length, rng)
-
-
-def test_answers_are_what_the_annotations_say_and_nothing_else_is_right(world, annotations):
+def test_answers_are_what_the_annotations_say_and_nothing_else_is_right(graph_world, annotations):
     topics = Counter()
-    for question in drawn(world, 400):
+    for question in drawn(graph_world, 400):
         graph = annotations[question.scene.image.id]
         labels = set()
         for step, action in enumerate(question.script):
-            labels = follow(graph, labels, world.actions[action])
+            labels = follow(graph, labels, graph_world.actions[action])
             assert step == len(question.script) - 1 or len(labels) == 1  # "the" dog, "that" thing
         (name,) = {graph[0][label][0] for label in labels}
-        truth = world.tell(question, roll(question.scene, question.script))
+        truth = graph_world.tell(question, roll(question.scene, question.script))
         assert truth == f"the {name}"
         for answer in (truth, f"A {name}.", f" {name.upper()}"):
-            assert world.verify(question, answer).exact
+            assert graph_world.verify(question, answer).exact
         for answer in ("", "nothing", "the", f"{truth} and the sky", *(f"the {n}" for n in COLOURS if n != name)):
-            assert not world.verify(question, answer).exact
-        assert not world.verify(question, "").valid
+            assert not graph_world.verify(question, answer).exact
+        assert not graph_world.verify(question, "").valid
         topics[question.topic, len(question.script)] += 1
-        words = [world.actions[a].removeprefix("look at the ") for a in question.script]
+        words = [graph_world.actions[a].removeprefix("look at the ") for a in question.script]
         assert [w for w in words if w not in question.text] == []
         assert name not in question.text.lower().replace("that", "").split() or name == words[0]
     assert set(topics) == {("relation", 2), ("chain", 3)} and min(topics.values()) > 100
 
 
-def test_dreams_on_script_support_the_answer(world):
-    question = next(q for q in drawn(world, 20) if q.topic == "chain")
+def test_dreams_on_script_support_the_answer(graph_world):
+    question = next(q for q in drawn(graph_world, 20) if q.topic == "chain")
     on, off = roll(question.scene, question.script), roll(question.scene, question.script[:1] * 3)
-    assert world.true_answer(question, [off, on, off]) == ([1], world.tell(question, on))
-    assert world.tell(question, off) == "nothing"
-    assert world.wordings("the car") == ["the car"]
+    assert graph_world.true_answer(question, [off, on, off]) == ([1], graph_world.tell(question, on))
+    assert graph_world.tell(question, off) == "nothing"
+    assert graph_world.wordings("the car") == ["the car"]
 
 
-def test_no_constant_answer_is_right_often(world):
+def test_no_constant_answer_is_right_often(graph_world):
     counts = {"relation": Counter(), "chain": Counter()}
-    for question in drawn(world, 2000):
-        counts[question.topic][world.tell(question, roll(question.scene, question.script))] += 1
+    for question in drawn(graph_world, 2000):
+        counts[question.topic][graph_world.tell(question, roll(question.scene, question.script))] += 1
     for found in counts.values():
         assert len(found) == len(COLOURS)
         assert found.most_common(1)[0][1] / found.total() < 0.2  # 1/8 if it were even
 
 
-def test_short_dreams_are_asked_about_one_relation(world):
-    assert {q.topic for q in drawn(world, 60, length=2)} == {"relation"}
+def test_short_dreams_are_asked_about_one_relation(graph_world):
+    assert {q.topic for q in drawn(graph_world, 60, length=2)} == {"relation"}
     with pytest.raises(WorldError, match="a dream of 1 step is too short"):
-        next(drawn(world, 1, length=1))
+        next(drawn(graph_world, 1, length=1))
 
 
 def asked(scene, world):
@@ -259,15 +233,15 @@ def test_pictures_keep_their_proportions(tmp_path, width, height, size, grid):
     assert world.grid_at(size) == (size, size)
 
 
-def test_the_world_holds_to_the_interface(root):
-    world = SceneGraph(root)
+def test_the_world_holds_to_the_interface(genome_root):
+    world = SceneGraph(genome_root)
     world.sizes = (4, 6, 8)
     assert [finding for finding in check_world(world) if not finding.ok] == []
 
 
-def test_splits_are_disjoint_and_scenes_reproducible(world, root):
-    found = {split: [world.sample_scene(stream(5, i), split, 8) for i in range(60)] for split in Split}
-    again = SceneGraph(root)
+def test_splits_are_disjoint_and_scenes_reproducible(graph_world, genome_root):
+    found = {split: [graph_world.sample_scene(stream(5, i), split, 8) for i in range(60)] for split in Split}
+    again = SceneGraph(genome_root)
     for split in Split:
         assert [s.key for s in found[split]] == [again.sample_scene(stream(5, i), split, 8).key for i in range(60)]
     keys = {split: {s.key for s in scenes} for split, scenes in found.items()}
@@ -275,5 +249,5 @@ def test_splits_are_disjoint_and_scenes_reproducible(world, root):
         assert not keys[a] & keys[b]
     assert len(keys[Split.TRAIN]) > 25 and all(keys.values())
     numbers = {split: {s.image.id for s in scenes} for split, scenes in found.items()}
-    small = {split: {world.sample_scene(stream(6, i), split, 5).image.id for i in range(60)} for split in Split}
+    small = {split: {graph_world.sample_scene(stream(6, i), split, 5).image.id for i in range(60)} for split in Split}
     assert not numbers[Split.TRAIN] & small[Split.TEST] and not numbers[Split.TEST] & small[Split.TRAIN]

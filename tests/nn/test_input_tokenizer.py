@@ -1,57 +1,19 @@
-"""Prompts of text, pictures or both: against reading each prompt by itself, and noise that only a generator makes."""
-
-import copy
+"""Prompts of text, pictures or both, against reading each prompt by itself."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from prompts import VOCAB, make, some_picture, some_text, stack_pictures
 
-from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.errors import UserError
-from dreamrl.nn.input_tokenizer import InputTokenizer, Noise
 from dreamrl.nn.picture_reader import MAX_PICTURES, Pictures
 from dreamrl.nn.text import PAD
-
-VOCAB = 40
-
-
-def make(seed=0, **changes):
-    settings = {"embedding_dim": 16, "num_heads": 2, "code_levels": (3, 3), "patch_size": 8, "max_prompt_tokens": 28}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return InputTokenizer(DreamingConfig(**(settings | changes)), VOCAB)
 
 
 @pytest.fixture(scope="module")
 def seeing():
     return make(vision_backbone="lite")
-
-
-def some_text(rows=6, length=5, seed=0):
-    """Texts of 1 to ``length`` tokens; the first two rows are equal."""
-    generator = torch.Generator().manual_seed(seed)
-    text = torch.randint(3, VOCAB, (rows, length), generator=generator)
-    lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
-    text = text.masked_fill(torch.arange(length) >= lengths, PAD)
-    text[1:2] = text[0]
-    return text
-
-
-def some_picture(height=16, width=24, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def stack_pictures(prompts):
-    """The pictures of each prompt at the top left of one batch, with noise around them."""
-    most = max(len(pictures) for pictures in prompts)
-    pixels = torch.randint(0, 256, (len(prompts), most, 24, 24, 3), generator=torch.Generator().manual_seed(9))
-    pixels, size = pixels.to(torch.uint8), torch.zeros(len(prompts), most, 2, dtype=torch.long)
-    for q, pictures in enumerate(prompts):
-        for k, picture in enumerate(pictures):
-            size[q, k] = torch.tensor(picture.shape[:2])
-            pixels[q, k, : picture.shape[0], : picture.shape[1]] = torch.from_numpy(picture)
-    return Pictures(pixels, size[..., 0] > 0, size)
 
 
 def slow_prompt(model, text, pictures):
@@ -192,76 +154,6 @@ def test_too_many_pictures_and_no_eyes_are_refused(seeing):
         seeing(some_text(1), many)
     with pytest.raises(UserError, match='model.vision_backbone is "none"'):
         make()(some_text(1), stack_pictures([[some_picture()]]))
-
-
-NOISY = {"vision_backbone": "lite", "token_masking": 0.3, "embedding_dropout": 0.2}
-
-
-def test_noise_needs_a_generator_and_a_rate():
-    quiet, noisy = make(vision_backbone="lite"), make(**NOISY)
-    assert {n: p.shape for n, p in noisy.named_parameters()} == {n: p.shape for n, p in quiet.named_parameters()}
-    text, pictures = some_text(), stack_pictures([[some_picture(seed=i)] for i in range(6)])
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    for model in (quiet, noisy, noisy.train()):
-        for a, b in zip(model(text, pictures), quiet(text, pictures), strict=True):
-            assert a.equal(b)
-    generator = torch.Generator().manual_seed(0)
-    state = generator.get_state()
-    assert quiet(text, pictures, generator).summary.equal(quiet(text, pictures).summary)
-    assert generator.get_state().equal(state)
-    noisy(text, pictures, generator)
-    assert torch.get_rng_state().equal(before)
-    assert not generator.get_state().equal(state)
-
-
-def test_the_same_generator_gives_the_same_noise():
-    model, text = make(**NOISY), some_text()
-    pictures = stack_pictures([[some_picture(seed=i)] for i in range(6)])
-    first, again, other = (model(text, pictures, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
-    assert all(a.equal(b) for a, b in zip(first, again, strict=True))
-    assert not torch.allclose(first.summary, other.summary, atol=1e-3)
-    assert not torch.allclose(first.summary[0], first.summary[1], atol=1e-3)  # equal prompts, noise of their own
-
-
-def test_hidden_tokens_are_replaced_and_no_others():
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(200, 30, 4, generator=generator) + 9
-    mask = torch.rand(200, 30, generator=generator) < 0.7
-    instead = torch.full((4,), -1.0)
-    hidden = Noise(0.3, 0.0, torch.Generator().manual_seed(1)).hide(tokens, mask, instead)
-    changed = (hidden == instead).all(-1)
-    assert hidden[~changed].equal(tokens[~changed])
-    assert not changed[~mask].any()
-    assert changed[mask].float().mean() == pytest.approx(0.3, abs=0.02)
-
-
-def test_dropped_channels_are_zero_and_the_mean_stays():
-    tokens, mask = torch.ones(200, 30, 8), torch.rand(200, 30, generator=torch.Generator().manual_seed(0)) < 0.7
-    dropped = Noise(0.0, 0.2, torch.Generator().manual_seed(1)).drop(tokens, mask)
-    assert dropped[~mask].equal(tokens[~mask])
-    kept = dropped[mask]
-    assert set(kept.unique().tolist()) == {0.0, 1.25}
-    assert (kept == 0).float().mean() == pytest.approx(0.2, abs=0.01)
-    assert kept.mean() == pytest.approx(1, abs=0.01)
-
-
-def test_a_hidden_word_is_a_padding_row_that_is_learned_and_not_padding():
-    """Everything hidden: all texts of one length read alike, as words of padding's row, and only it learns."""
-    model = make(token_masking=0.9)
-    model.token_masking = 1.0
-    text = some_text()
-    prompt = model(text, generator=torch.Generator().manual_seed(0))
-    lengths = (text != PAD).sum(1)
-    plain = copy.deepcopy(model)
-    with torch.no_grad():
-        plain.text.weight[7] = plain.text.weight[PAD]
-    expected = plain(torch.where(text != PAD, 7, PAD)).summary
-    torch.testing.assert_close(prompt.summary, expected)
-    assert len(lengths.unique()) > 1 and not torch.allclose(expected[0], expected[lengths != lengths[0]][0], atol=1e-3)
-    prompt.summary.square().sum().backward()
-    learned = model.text.weight.grad.any(1).nonzero().flatten().tolist()
-    assert learned == [PAD]
 
 
 def test_padding_is_read_by_nothing_else():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
@@ -12,21 +13,26 @@ S = TypeVar("S", bound=Hashable)
 
 
 def distance_table(
-    start: S, actions: Sequence[int], move: Callable[[S, int], S], is_goal: Callable[[S], bool]
+    start: S,
+    actions: Sequence[int],
+    move: Callable[[S, int], S],
+    is_goal: Callable[[S], bool],
+    limit: float = math.inf,
 ) -> dict[S, int | None]:
-    """Fewest actions to a goal from ``start`` and all that can be reached from it; None where there is no way."""
+    """Fewest actions to a goal from ``start`` and all that can be reached from it; None where there is no way.
+
+    Once ``limit`` states are known no further ones are looked for; distances are then of what is known.
+    """
     before: dict[S, list[S]] = {start: []}
-    queue, goals = deque([start]), []
-    while queue:
+    queue, goals = deque[S](), []
+    (goals if is_goal(start) else queue).append(start)
+    while queue and len(before) < limit:
         state = queue.popleft()
-        if is_goal(state):
-            goals.append(state)
-            continue  # what comes after the end is of no interest
         for action in actions:
             after = move(state, action)
             if after not in before:
                 before[after] = []
-                queue.append(after)
+                (goals if is_goal(after) else queue).append(after)  # what comes after the end is of no interest
             before[after].append(state)
     table: dict[S, int | None] = dict.fromkeys(before)
     table.update(dict.fromkeys(goals, 0))

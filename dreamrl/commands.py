@@ -14,7 +14,7 @@ from dreamrl import preflight, settings
 from dreamrl.arguments import DEFAULT_ITEMS, STAGES
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
-from dreamrl.printing import print_result, quiet_stdout
+from dreamrl.printing import dream_line, print_result, quiet_stdout
 
 MAX_DREAMS = 1024
 MAX_SEED = 2**31 - 1
@@ -195,6 +195,8 @@ def _generate(args: argparse.Namespace) -> None:
             max_length=max_length,
             watch_dreams=args.watch,
         )
+    if not args.json:
+        result = result | {"dreams": {n: dream_line(steps) for n, steps in enumerate(result["dreams"], 1)}}
     print_result(result, args.json)
 
 

@@ -31,6 +31,17 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         print(f"{label:<{width}}  {text}")
 
 
+def dream_line(steps: list[dict[str, Any]]) -> str:
+    """A dream in words, such as "right, down (false) -> failure".
+
+    Args:
+        steps: of one dream, each with ``action``, ``belief`` and ``faithful``; a step whose picture is not what the
+            simulator shows is marked.
+    """
+    words = [step["action"] + (" (false)" if step["faithful"] is False else "") for step in steps]
+    return f"{', '.join(words)} -> {steps[-1]['belief']}" if steps else "no step"
+
+
 def _brief(value: Any) -> str:
     """A value on one line of the table; pictures by their shape."""
     if isinstance(value, float):

@@ -94,7 +94,7 @@ def test_eval_reads_items(fake_work, saved_model, tmp_path):
 def test_generate_passes_a_scene_or_pictures(fake_work, saved_model, tmp_path):
     for name in ("board.png", "other.png"):
         Image.new("RGB", (32, 32)).save(tmp_path / name)
-    fake_work.answer = {"output": "right"}
+    fake_work.answer = {"output": "right", "dreams": []}
     scene = ["--world", "frozen_lake", "--options", json.dumps(BOARD)]
     assert main(["generate", str(saved_model), "What now?", *scene, "--watch"]) == 0
     pictures = ["--image", "board.png", "--image", "other.png", "--save", "out", "--seed", "4", "--output", "both"]
@@ -149,12 +149,25 @@ def test_a_result_is_a_short_table(fake_work, saved_model, capsys):
 def test_dreams_are_a_line_each_and_pictures_json(fake_work, saved_model, capsys):
     fake_work.answer = {
         "output": "right",
-        "dreams": [{"actions": "right, down", "frame": np.zeros((2, 1, 3), np.uint8)}],
+        "dreams": [
+            [
+                {"action": "right", "belief": "continue", "faithful": True, "experts": [0.5, 0.5]},
+                {"action": "down", "belief": "failure", "faithful": False, "experts": [1.0, 0.0]},
+            ],
+            [],
+        ],
+        "picture": np.zeros((2, 1, 3), np.uint8),
     }
     assert main(["generate", str(saved_model), "What now?"]) == 0
-    assert capsys.readouterr().out == "output    right\ndreams 1  actions right, down, frame 2x1x3\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "output    right",
+        "dreams 1  right, down (false) -> failure",
+        "dreams 2  no step",
+        "picture   2x1x3",
+    ]
     assert main(["generate", str(saved_model), "What now?", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["dreams"][0]["frame"] == [[[0, 0, 0]], [[0, 0, 0]]]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["picture"] == [[[0, 0, 0]], [[0, 0, 0]]] and printed["dreams"] == fake_work.answer["dreams"]
 
 
 def test_ctrl_c_says_how_to_continue(fake_work, make_run, capsys, tmp_path):

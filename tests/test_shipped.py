@@ -8,14 +8,14 @@ from dreamrl import DreamingReasoningLLM, shipped
 from dreamrl.checkpoint import check_model_files
 from dreamrl.cli import main
 from dreamrl.errors import UserError
+from dreamrl.evaluate import evaluate, held_out
+from dreamrl.saving import load_pretrained, save_pretrained
 from dreamrl.shipped import model_directory
 
 
 @pytest.fixture
 def pond(tmp_path, monkeypatch, make_loaded):
     """A tiny model as if it came with the package, under the name "pond"."""
-    from dreamrl.saving import save_pretrained
-
     loaded = make_loaded()
     save_pretrained(loaded, tmp_path / "models" / "pond")
     monkeypatch.setattr(shipped, "MODELS", tmp_path / "models")
@@ -41,3 +41,16 @@ def test_it_loads_from_python_and_answers_on_the_command_line(pond, capsys):
 def test_a_wrong_name_is_told_which_there_are(pond, tmp_path):
     with pytest.raises(UserError, match="model pont does not exist; give the model/ directory of a run or pond"):
         check_model_files(tmp_path.__class__("pont"))
+
+
+def test_what_comes_along_is_small():
+    for directory in shipped.MODELS.iterdir():
+        assert sum(file.stat().st_size for file in directory.iterdir()) < 8e6
+
+
+def test_frozen_lake_answers_boards_that_it_never_saw():
+    """Random play gets 0.08; docs/RESULTS.md says 0.98."""
+    loaded = load_pretrained(model_directory("frozen-lake"))
+    questions = held_out(loaded.world, loaded.world.sizes, 120, seed=5)
+    result = evaluate(loaded, questions, (4,), seed=5)[4]
+    assert result.exact.mean() > 0.93 and result.exact_frame > 0.99

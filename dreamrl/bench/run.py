@@ -25,6 +25,7 @@ BENCHMARKS = {
     "data": "pretraining on collected records against random play on the fly: speed and memory",
     "curriculum": "steps in the simulator until held-out boards are answered, with and without the curriculum",
     "frozen-lake": "the published task: train on 3x3 to 6x6 boards, measure by size up to 8x8 (hours)",
+    "families": "one model for worlds of four families: accuracy, and what its experts are for (an hour)",
     "feedback": "how far feedback moves a style, and what it costs (model_dir=DIR)",
 }
 """Name -> what it measures."""

@@ -66,6 +66,19 @@ class MixtureOfExperts(nn.Module):
             GridPositions(config.positions, dim, config.expert_num_heads, config.yarn_factor) if placed else None
         )
         self.exchange = CrossExpertAttention(config) if config.use_cross_expert_attention else None
+        self.left_out: int | None = None
+
+    def leave_out(self, expert: int | None) -> None:
+        """Route as if ``expert`` were not there; its share goes to the others. None takes it back.
+
+        To measure what an expert does. It is no part of the weights.
+        """
+        count = len(self.experts)
+        if expert is not None and not 0 <= expert < count:
+            raise ValueError(f"expert ({expert}) must be between 0 and {count - 1}")
+        if expert is not None and self.top_k == count:
+            raise ValueError(f"expert ({expert}) cannot be left out: moe_top_k ({self.top_k}) needs all {count}")
+        self.left_out = expert
 
     def route(self, summary: Tensor, generator: torch.Generator | None = None) -> Routing:
         """Choose the experts of each row, from ``summary`` (R, D); with noise if a ``generator`` is given.
@@ -79,7 +92,11 @@ class MixtureOfExperts(nn.Module):
         if generator is not None and self.noise is not None:
             dice = torch.randn(logits.shape, generator=generator, device=generator.device).to(logits)
             logits = logits + dice * F.softplus(self.noise(features)) * self.noise_std
+        if self.left_out is not None:
+            logits = _without(logits, self.left_out)
         score = logits if self.bias is None else logits.softmax(dim=-1) + self.bias
+        if self.left_out is not None:
+            score = _without(score, self.left_out)  # whatever its bias says
         experts = score.topk(self.top_k, dim=-1).indices
         weights = self.gating(logits.gather(1, experts), dim=-1)
         return Routing(self.gating(logits, dim=-1), experts, weights, logits)
@@ -153,6 +170,11 @@ class MixtureOfExperts(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(load)
         self.bias += self.bias_step * (load.mean() - load).sign()
+
+
+def _without(scores: Tensor, expert: int) -> Tensor:
+    """``scores`` (R, E) that never choose ``expert``."""
+    return scores.index_fill(-1, torch.tensor([expert], device=scores.device), -torch.inf)
 
 
 def expert_counts(routing: Routing) -> Tensor:

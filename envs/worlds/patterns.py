@@ -34,7 +34,7 @@ from envs.worlds.patterns_rules import MAX_SIDE, Grid, Pair, draw_rule
 ACTIONS = ("turn", "step", "apply")
 TOPICS = ("rotate", "life", "rule")
 """Kinds of scenes; each has the action of the same place."""
-TOPICS_AT = {3: ("rotate", "rule"), 4: ("rotate", "life", "rule")}
+TOPICS_AT = {2: ("rotate",), 3: ("rotate", "rule"), 4: ("rotate", "life", "rule")}
 """Kinds of scenes by size, the side of grid and board."""
 DIGITS = {"rotate": "0123456789", "life": "01", "rule": "0123456789"}
 SIDES = {"rotate": (2, 4), "life": (3, 4), "rule": (1, MAX_SIDE)}
@@ -132,7 +132,7 @@ class Patterns(World):
     name = "patterns"
     family = "abstract"
     actions = ACTIONS
-    min_size, max_size, default_sizes = min(TOPICS_AT), max(TOPICS_AT), tuple(TOPICS_AT)
+    min_size, max_size, default_sizes = min(TOPICS_AT), max(TOPICS_AT), (3, 4)
     kinds = (QuestionKind.PREDICT,)
 
     def __init__(self, patch_size: int = 16):
@@ -142,8 +142,8 @@ class Patterns(World):
         self.patch_size = patch_size
 
     def grid_at(self, size):
-        """See :meth:`World.grid_at`. Puzzles of rules are the largest at every size."""
-        return CANVAS
+        """See :meth:`World.grid_at`. Of size 2 there are only grids to turn; else puzzles of rules are the largest."""
+        return (size, 2 * size + 1) if TOPICS_AT[size] == ("rotate",) else CANVAS
 
     def scene(self, options):
         """See :meth:`World.scene`. Options: ``{"topic": "rotate", "grid": ["012", "345", "678"]}``.

@@ -290,9 +290,16 @@ def test_a_bad_scene_is_one_clear_line(options, problem):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_no_scene_is_larger_than_its_size_says(size):
+    grids = {WORLD.sample_scene(stream(6, i), Split.TRAIN, size).grid for i in range(60)}
+    rows, columns = WORLD.grid_at(size)
+    assert (max(r for r, _ in grids), max(c for _, c in grids)) == (rows, columns)
+
+
 def test_sizes_that_do_not_exist():
-    for size in (2, 5):
-        with pytest.raises(WorldError, match=rf"size \({size}\) must be between 3 and 4"):
+    for size in (1, 5):
+        with pytest.raises(WorldError, match=rf"size \({size}\) must be between 2 and 4"):
             WORLD.sample_scene(stream(0), Split.TRAIN, size)
     with pytest.raises(WorldError, match=r"patch_size \(7\) must be >= 8"):
         Patterns(7)

@@ -55,6 +55,43 @@ def test_the_most_probable_experts_are_chosen(num_experts, top_k, gating):
             torch.testing.assert_close(weights, probs[experts] / probs[experts].sum())
 
 
+@pytest.mark.parametrize("load_balance", ["switch", "bias"])
+@pytest.mark.parametrize("gating", ["softmax", "sparsemax"])
+@pytest.mark.parametrize("left_out", range(4))
+@torch.no_grad()
+def test_an_expert_that_is_left_out_is_as_if_it_had_never_been(left_out, gating, load_balance):
+    """The same numbers as a mixture that is built of the other experts."""
+    moe = make(moe_gating=gating, load_balance=load_balance)
+    small = make(moe_gating=gating, load_balance=load_balance, num_experts=3)
+    rest = [e for e in range(4) if e != left_out]
+    small.router[0].load_state_dict(moe.router[0].state_dict())
+    if load_balance == "bias":
+        moe.bias.copy_(torch.tensor([0.3, -0.2, 0.1, 0.0]))
+        moe.bias[left_out] = 9.0  # what it once was given must not bring it back
+        small.bias.copy_(moe.bias[rest])
+    small.router[1].weight.copy_(moe.router[1].weight[rest])
+    for own, there in zip(small.experts, rest, strict=True):
+        own.load_state_dict(moe.experts[there].state_dict())
+    complete = think(moe)
+    moe.leave_out(left_out)
+    routing, expected = moe.route(summaries()), small.route(summaries())
+    assert not (routing.experts == left_out).any() and not routing.probs[:, left_out].any()
+    assert torch.equal(routing.experts, torch.tensor(rest)[expected.experts])
+    torch.testing.assert_close(routing.probs[:, rest], expected.probs)
+    torch.testing.assert_close(think(moe), think(small))
+    assert not torch.equal(think(moe), complete)
+    assert math.isfinite(float(load_balance_loss(routing) + router_z_loss(routing)))
+    moe.leave_out(None)
+    assert torch.equal(think(moe), complete)
+
+
+def test_which_expert_can_be_left_out():
+    with pytest.raises(ValueError, match="expert .4. must be between 0 and 3"):
+        make().leave_out(4)
+    with pytest.raises(ValueError, match="cannot be left out: moe_top_k .2. needs all 2"):
+        make(num_experts=2, moe_top_k=2).leave_out(0)
+
+
 def test_no_noise_without_a_generator():
     moe, summary = make(moe_noise_std=3.0).train(), summaries()
     state = torch.get_rng_state()

@@ -6,8 +6,9 @@ The same losses, schedules and files as on Ray; a killed training goes on from i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dreamrl.calibration import calibrate
@@ -19,27 +20,29 @@ from dreamrl.pretrain import CHECKPOINTS, pretrain_loop
 from dreamrl.saving import Loaded, load_pretrained, save_pretrained
 
 STAGE = "ppo"
+Progress = Callable[[str, int, Mapping[str, float]], None]
+"""Told how far training is: stage, updates or iterations done, metrics."""
 
 
-def train_plain(run: RunConfig, out: Path, progress: Callable[..., None] = lambda **_: None) -> Loaded:
+def train_plain(run: RunConfig, out: Path, progress: Progress = lambda stage, step, values: None) -> Loaded:
     """Pretrain and PPO into ``out``; what is there already is not repeated.
 
     Args:
         run: settings.
         out: the run's directory: ``pretrained/``, ``model/``, ``metrics.jsonl``, ``checkpoints/``.
-        progress: called after every PPO iteration with the metrics to show.
+        progress: called with the stage, its updates or iterations done and their metrics, whenever these are logged.
 
     Returns:
         the trained model.
     """
     if not (out / "pretrained").exists():
-        pretrain_loop(run, out)
+        pretrain_loop(run, out, progress=partial(progress, "pretrain"))
     if not (out / "model").exists():
-        ppo_plain(run, out, progress)
+        ppo_plain(run, out, partial(progress, STAGE))
     return load_pretrained(out / "model", trusted=True)
 
 
-def ppo_plain(run: RunConfig, out: Path, progress: Callable[..., None] = lambda **_: None) -> None:
+def ppo_plain(run: RunConfig, out: Path, progress: Callable[[int, Mapping[str, float]], None]) -> None:
     """PPO from ``out/pretrained`` or the newest checkpoint, to ``out/model``."""
     loaded = replace(load_pretrained(out / "pretrained", trusted=True), run=run)
     trainer = PPOTrainer(loaded)
@@ -62,7 +65,7 @@ def ppo_plain(run: RunConfig, out: Path, progress: Callable[..., None] = lambda 
         if done % run.ppo.checkpoint_every == 0 or done == run.ppo.iterations:
             state = trainer.state() | counts | {"seed": run.seed}
             save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", trainer.tensors(), state)
-        progress(step=done, **values)
+        progress(done, values)
     writer.close()
     calibrate(loaded)
     save_pretrained(loaded, out / "model")

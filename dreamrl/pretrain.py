@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def pretrain_loop(
     should_stop: Callable[[], bool] = lambda: False,
     collected: Path | None = None,
     reader: Reader = plain_tables,
+    progress: Callable[[int, Mapping[str, float]], None] = lambda done, values: None,
 ) -> Loaded | None:
     """Pretrain from scratch or from the newest checkpoint under ``out``; rank 0 writes everything.
 
@@ -115,6 +116,7 @@ def pretrain_loop(
         should_stop: asked at every logged update, on all ranks alike; True ends with a checkpoint.
         collected: directory of records that ``dreamrl collect`` wrote; None: random play on the fly.
         reader: how its files are read.
+        progress: called by rank 0 with the updates done and their metrics whenever these are logged.
 
     Returns:
         the trained model, which rank 0 has saved as ``out/pretrained``; None if it was stopped before.
@@ -168,6 +170,7 @@ def pretrain_loop(
             clock, logged = time.perf_counter(), done
             if writer is not None:
                 writer.write(done, STAGE, values)
+                progress(done, values)
         if rank == 0 and (done % settings.checkpoint_every == 0 or last or stopping):
             tensors = weights(model) | optimizer_tensors(optimizer)
             state = {"step": done, "codec_loss": codec_error, "seed": run.seed}

@@ -7,8 +7,9 @@ goes to stderr and tables to stdout, so that a table can be piped on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -227,6 +228,36 @@ class StageProgress:
             clock = f"eta {format_seconds((self.total - self.done) / rate) if rate > 0 else '-:--'}"
         shown = [f"{name} {format_metric(value)}" for name, value in self.metrics.items()]
         return "  ".join([f"{format_metric(rate) if rate < 1 else f'{rate:.1f}'} it/s", clock, *shown])
+
+
+class Stages:
+    """Progress of work in named stages, each with a :class:`StageProgress` of its own from its first report on.
+
+    Args:
+        totals: steps of each stage, by name.
+        make: what shows a stage.
+    """
+
+    def __init__(self, totals: Mapping[str, int], make: Callable[..., StageProgress] = StageProgress):
+        """See the class."""
+        self.totals, self._make = totals, make
+        self._bar: StageProgress | None = None
+
+    def __enter__(self) -> Stages:
+        """Nothing is shown before the first report."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End the stage that is shown."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+    def __call__(self, stage: str, step: int, **metrics: float) -> None:
+        """``stage`` has made ``step`` steps; what it had made before its first report is not in the rate."""
+        if self._bar is None or self._bar.stage != stage:
+            self.__exit__()
+            self._bar = self._make(stage, self.totals[stage], done=step).__enter__()
+        self._bar.advance(step - self._bar.done, **metrics)
 
 
 def format_seconds(seconds: float) -> str:

@@ -28,18 +28,22 @@ STAGED = ["curriculum.enabled=true", "curriculum.max_iterations=1", "curriculum.
 @pytest.mark.parametrize("extra", [[], STAGED], ids=["plain", "curriculum"])
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, extra):
     run = load_settings(overrides=TINY + extra)
-    whole = train_plain(run, tmp_path / "whole")
+    reports = []
+    whole = train_plain(run, tmp_path / "whole", lambda *report: reports.append(report))
+    stages = [stage for stage, _, _ in reports]
+    assert stages == sorted(stages, reverse=True) and set(stages) == {"pretrain", "ppo"}
+    assert all(name.startswith(f"{stage}/") for stage, _, values in reports for name in values)
 
-    def kill(step, **_):
-        if step == 2:
+    def kill(stage, step, values):
+        if (stage, step) == ("ppo", 2):
             raise Killed
 
     with pytest.raises(Killed):
         train_plain(run, tmp_path / "cut", kill)
     assert not (tmp_path / "cut" / "model").exists()
     steps = []
-    again = train_plain(run, tmp_path / "cut", lambda step, **_: steps.append(step))
-    assert steps == [3]
+    again = train_plain(run, tmp_path / "cut", lambda stage, step, values: steps.append((stage, step)))
+    assert steps == [("ppo", 3)]
     for name, value in weights(whole.model).items():
         assert torch.equal(value, weights(again.model)[name]), name
     assert train_plain(run, tmp_path / "cut").run == run  # nothing left to do

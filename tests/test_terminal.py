@@ -1,5 +1,6 @@
 """Tests of dreamrl/terminal.py, on consoles that write into strings."""
 
+import functools
 import io
 import re
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from dreamrl.terminal import (
     DreamWatcher,
     StageProgress,
+    Stages,
     dream_grid,
     format_metric,
     format_seconds,
@@ -171,6 +173,27 @@ def test_progress_keeps_metrics_until_replaced_and_does_not_count_a_resumed_past
     assert lines[0] == "ppo  35/60  0.50 it/s  eta 0:50  EM 0.50"
     assert lines[1] == "ppo  40/60  0.50 it/s  eta 0:40  EM 0.50  loss 2.00"
     assert lines[2] == "ppo  45/60  0.50 it/s  eta 0:30  EM 0.75  loss 2.00"
+
+
+def test_stages_follow_each_other_each_with_its_own_clock():
+    """A stage is shown from its first report on; the time before that is not its own."""
+    console, clock = plain(), Clock()
+    with Stages({"pretrain": 20, "ppo": 4}, functools.partial(StageProgress, console=console, clock=clock)) as stages:
+        clock.now += 1000
+        stages("pretrain", 10, loss=2.0)
+        clock.now += 10
+        stages("pretrain", 20, loss=1.0)
+        clock.now += 50
+        stages("ppo", 3, em=0.25)
+        clock.now += 2
+        stages("ppo", 4, em=0.5)
+    assert written(console).splitlines() == [
+        "pretrain  10/20  0.00 it/s  eta -:--  loss 2.00",
+        "pretrain  20/20  1.0 it/s  eta 0:00  loss 1.00",
+        "pretrain  20/20  0.17 it/s  took 1:00  loss 1.00",
+        "ppo  3/4  0.00 it/s  eta -:--  em 0.25",
+        "ppo  4/4  0.50 it/s  took 0:02  em 0.50",
+    ]
 
 
 def test_progress_that_stops_early_says_how_far_it_came():

@@ -8,7 +8,7 @@ of optimal length.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from dreamrl.process import settle
 from dreamrl.saving import load_pretrained
 from dreamrl.settings import load_settings, read_yaml, write_yaml
 from dreamrl.statistics import bootstrap_interval
-from dreamrl.terminal import StageProgress
+from dreamrl.terminal import StageProgress, Stages
 
 SIZES = (3, 4, 5, 6, 7, 8)
 INSIDE = (3, 4, 5, 6)
@@ -103,8 +103,14 @@ def train(run: RunConfig, out: Path, ray: bool) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     write_yaml(run, out / "config.yaml")
-    with StageProgress("ppo", run.ppo.iterations) as bar:
-        train_plain(run, out, lambda step, **values: bar.advance(step - bar.done, em=values["ppo/exact_match"]))
+    shown = {"pretrain": ("loss", "pretrain/loss/total"), "ppo": ("em", "ppo/exact_match")}
+    with Stages({"pretrain": run.pretrain.steps, "ppo": run.ppo.iterations}) as stages:
+
+        def show(stage: str, step: int, values: Mapping[str, float]) -> None:
+            label, metric = shown[stage]
+            stages(stage, step, **{label: values[metric]})
+
+        train_plain(run, out, show)
 
 
 def measure(out: Path, items: int, dreams: Sequence[int]) -> dict[str, Any]:

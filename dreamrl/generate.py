@@ -31,7 +31,7 @@ def generate(
     prompt: str = "",
     *,
     images: Any = None,
-    scene: Scene | None = None,
+    scene: Scene | dict[str, Any] | None = None,
     num_dreams: int | None = None,
     output_mode: str = "text",
     max_length: int | None = None,
@@ -50,7 +50,8 @@ def generate(
         prompt: the question.
         images: one or several pictures (PIL, numpy, tensor or path). The first is what is dreamed about; further
             ones need a vision backbone.
-        scene: a scene of the model's world; not together with ``images``.
+        scene: a scene of the model's world, or what describes one, as ``{"desc": ["SFF", "FHF", "FFG"]}``; not
+            together with ``images``.
         num_dreams: by default what the model's config says.
         output_mode: "text", "image" (the picture that the answer ends with) or "both".
         max_length: longest answer, in tokens.
@@ -73,7 +74,8 @@ def generate(
         if value is not None and not low <= value <= high:
             raise UserError(f"{name} ({value}) must be between {low} and {high}")
     count = num_dreams or loaded.run.model.num_dream_sequences
-    question, warnings = _question(loaded, prompt, scene, images, seed)
+    about = loaded.world.scene(scene) if isinstance(scene, dict) else scene
+    question, warnings = _question(loaded, prompt, about, images, seed)
     checked = not isinstance(question.scene, PictureScene)
     wording = Wording(temperature=temperature, top_p=top_p, max_length=max_length, seed=seed)
     with contextlib.ExitStack() as stack:

@@ -55,6 +55,13 @@ def same_dreams(ours, theirs):
             assert np.array_equal(a.what, b.what) and np.array_equal(a.result, b.result)
 
 
+def test_a_scene_may_be_described(blind, scene):
+    described = generate(blind, PLAN, scene=BOARD, seed=1)
+    same_dreams(described, generate(blind, PLAN, scene=scene, seed=1))
+    with pytest.raises(WorldError, match='"desc" is missing'):
+        generate(blind, PLAN, scene={})
+
+
 def test_the_seed_draws_a_board_that_was_never_trained_on(blind):
     results = [generate(blind, seed=seed) for seed in (0, 0, 1)]
     pictures = [result["dreams"][0].triplets[0].what for result in results]

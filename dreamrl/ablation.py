@@ -52,6 +52,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "memory": ("a dream step sees the earlier steps of its dream", ["model.use_dream_memory=true"]),
     "learned-edges": ("edges that the model chooses, too", ["model.use_learned_edges=true"]),
     "node-memory": ("nodes take messages in through a GRU", ["model.use_node_memory=true"]),
+    "picture-reading": (
+        "the reader sees where things are in the pictures, the decoder reads the last one",
+        ["model.use_picture_reading=true"],
+    ),
     "three-hops": ("three rounds of message passing instead of two", ["model.graph_reasoning_hops=3"]),
     "alibi": ("linear biases instead of rotary positions", ["model.positions=alibi"]),
     "learned-positions": ("tables of absolute positions instead of rotary ones", ["model.positions=learned"]),

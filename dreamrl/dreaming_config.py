@@ -134,6 +134,9 @@ class DreamingConfig:
     use_node_memory: bool = False
     """Update nodes through a GRU from hop to hop instead of a plain residual sum."""
 
+    use_picture_reading: bool = False
+    """The reader sees where things are in the dreamed pictures, and the text decoder reads the last picture of the
+    dream in focus patch by patch: for answers that stand in the picture, such as a grid of digits."""
     decoder_layers: int = 2
     """Blocks of the text decoder."""
     max_prompt_tokens: int = 32

@@ -14,7 +14,7 @@ from dreamrl.evaluate import CHUNK, held_out
 from dreamrl.feedback import Preference, Rated
 from dreamrl.imagine import answer, imagine
 from dreamrl.model import DreamingReasoningLLM
-from dreamrl.nn.graph import Reading
+from dreamrl.nn.graph import NO_EDGES, Reading
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.nn.output_decoder import NEVER, OutputDecoder
 from dreamrl.nn.text import BOS, PAD
@@ -46,11 +46,14 @@ class Read(NamedTuple):
 
     def rows(self, index: Tensor) -> Read:
         """The questions at ``index`` (R,), which may repeat."""
-        nodes, mask, focus_logits, value, _ = self.reading
+        nodes, mask, focus_logits, value, _, last, columns = self.reading
+        assert last is not None and columns is not None
         return Read(
             [self.asked[i] for i in index.tolist()],
             self.text[index],
-            Reading(nodes[index], mask[index], focus_logits[index], value[index]),
+            Reading(
+                nodes[index], mask[index], focus_logits[index], value[index], NO_EDGES, last[index], columns[index]
+            ),
             self.focus[index],
             Prompt(*(part[index] for part in self.prompt)),
         )
@@ -92,15 +95,20 @@ def read_questions(loaded: Loaded, asked: Sequence[Asked], seed: int) -> Read:
     longest = max(nodes.shape[1] for nodes, *_ in parts)
     nodes = torch.cat([F.pad(nodes, (0, 0, 0, longest - nodes.shape[1])) for nodes, *_ in parts])
     mask = torch.cat([F.pad(mask, (0, longest - mask.shape[1])) for _, mask, *_ in parts])
-    focus, value, summary, text = (torch.cat([part[i] for part in parts]) for i in range(2, 6))
+    focus, value, summary, text, columns = (torch.cat([part[i] for part in parts]) for i in range(2, 7))
+    most, pad = max(part[7].shape[1] for part in parts), loaded.model.pad_code
+    last = torch.cat([F.pad(part[7], (0, most - part[7].shape[1]), value=pad) for part in parts])
     logits = torch.full((len(focus), 2), NEVER).scatter(1, focus.unsqueeze(1), 0.0)
-    reading = Reading(nodes.unsqueeze(1), mask.unsqueeze(1), logits, value)
+    reading = Reading(nodes.unsqueeze(1), mask.unsqueeze(1), logits, value, NO_EDGES, last.unsqueeze(1), columns)
     prompt = Prompt(summary.unsqueeze(1), torch.ones(len(summary), 1, dtype=torch.bool), summary)
     return Read(list(asked), text, reading, focus, prompt)
 
 
 def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -> tuple[Tensor, ...]:
-    """Of the dream in focus nodes (Q, T, D), mask (Q, T); focus, value (Q,), summary (Q, D), text (Q, L)."""
+    """Of the dream in focus nodes (Q, T, D), mask (Q, T); focus, value (Q,), summary (Q, D), text (Q, L).
+
+    Then patches per row (Q,) and codes (Q, P) of that dream's last picture.
+    """
     dreams = loaded.run.model.num_dream_sequences
     questions = [part.question for part in asked]
     imagined = imagine(loaded, questions, dreams, seed, loaded.run.eval.temperature, first=first)
@@ -109,7 +117,10 @@ def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -
     none, chosen = focus == dreams, focus.clamp(max=dreams - 1)
     nodes, mask = answers.reading.nodes[rows, chosen], answers.reading.mask[rows, chosen]
     text = torch.from_numpy(imagined.batch.tokens)
-    return nodes, mask, none.long(), answers.reading.value, imagined.prompt.summary, text
+    reading = answers.reading
+    assert reading.last is not None and reading.columns is not None
+    last = reading.last[rows, chosen]
+    return nodes, mask, none.long(), reading.value, imagined.prompt.summary, text, reading.columns, last
 
 
 @torch.no_grad()

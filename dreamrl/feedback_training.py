@@ -37,7 +37,7 @@ from dreamrl.nn.feedback_scorer import FeedbackScorer
 from dreamrl.saving import Loaded
 from envs.questions import stream
 
-SHARED = ("text", "nothing")
+SHARED = ("text", "nothing", "codes")
 """Parameters of the decoder that other parts of the model read, too."""
 SMALLEST_SPREAD = 0.05
 """Scores that differ by less are one opinion and rounding: they are not pulled apart."""

@@ -68,7 +68,7 @@ def dream_flops(loaded: Loaded, dreams: int | None = None) -> int:
         assert int(obs["phase"]) == Phase.DREAM, "the question is not over: every dream took every step"
         lengths = torch.full_like(obs["lengths"], batch.length).long()
         frames, actions, beliefs = (obs[name].long() for name in ("frames", "actions", "beliefs"))
-        reading = model.read(frames, actions, beliefs, lengths, prompt)
+        reading = model.read(frames, actions, beliefs, lengths, prompt, obs["grid"].long())
         focus = torch.zeros(1, dtype=torch.long)
         write(model.output_decoder, *model.output_decoder.memory(reading, focus, prompt), longest(batch.length))
 

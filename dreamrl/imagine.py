@@ -141,7 +141,8 @@ def answer(loaded: Loaded, imagined: Imagined, dreams: int, wording: Wording = G
     arrays = (batch.frames, batch.actions, batch.beliefs, batch.lengths)
     frames, actions, beliefs, lengths = (torch.from_numpy(a[:, :dreams].astype(np.int64)) for a in arrays)
     model = loaded.model
-    reading = model.read(frames, actions, beliefs, lengths, prompt)
+    grid = torch.from_numpy(batch.grid.astype(np.int64))
+    reading = model.read(frames, actions, beliefs, lengths, prompt, grid)
     dice = None
     if wording.temperature > 0:
         shape = (model.config.max_answer_tokens + 1,)
@@ -149,7 +150,6 @@ def answer(loaded: Loaded, imagined: Imagined, dreams: int, wording: Wording = G
         dice = torch.from_numpy(np.stack(rows)).float()
     out = model.answer(reading, prompt, dice, wording.temperature, wording.top_p, wording.max_length)
     evidence = model.evidence(reading, out)
-    grid = torch.from_numpy(batch.grid)
     return Answers(
         texts=[loaded.text.decode(tokens) for tokens in out.tokens.tolist()],
         focus=out.focus.numpy(),

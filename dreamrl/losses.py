@@ -152,7 +152,7 @@ def reading_loss(
     """
     count = batch["focus_target"].shape[1] - 1
     frames, actions, beliefs, lengths = (batch[k][:, :count] for k in ("frames", "actions", "beliefs", "lengths"))
-    reading = model.read(frames, actions, beliefs, lengths, prompt)
+    reading = model.read(frames, actions, beliefs, lengths, prompt, batch["grid"])
     asked = (batch["answer"] != PAD).any(1)
     right = batch["focus_target"].float()
     logp = reading.focus_logits.log_softmax(-1)

@@ -138,6 +138,7 @@ def answer(
         obs["beliefs"].long()[question],
         obs["lengths"].long()[question],
         asked,
+        obs["grid"].long()[question],
     )
     if sample:
         out = model.answer(reading, asked, None if uniform is None else uniform[question])

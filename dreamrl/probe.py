@@ -65,7 +65,7 @@ class Probe:
         _, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question))
         count = batch["focus_target"].shape[1] - 1
         frames, actions, beliefs, lengths = (batch[k][:, :count] for k in ("frames", "actions", "beliefs", "lengths"))
-        reading = model.read(frames, actions, beliefs, lengths, prompt)
+        reading = model.read(frames, actions, beliefs, lengths, prompt, batch["grid"])
         answered = model.answer(reading, prompt)
         right = batch["focus_target"].gather(1, answered.focus.unsqueeze(1))
         written = [self.loaded.text.decode(t) for t in answered.tokens.tolist()]

@@ -170,9 +170,17 @@ class DreamingModel(nn.Module):
         entropy = -(action_logp.exp() * action_logp).sum(-1)
         return DreamStep(action, result, belief, logp, entropy, look.value, look.routing, result_logits, belief_logits)
 
-    def read(self, frames: Tensor, actions: Tensor, beliefs: Tensor, lengths: Tensor, prompt: Prompt) -> Reading:
+    def read(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        beliefs: Tensor,
+        lengths: Tensor,
+        prompt: Prompt,
+        grid: Tensor | None = None,
+    ) -> Reading:
         """Read finished dreams; shapes as in :meth:`GraphReasoner.forward`."""
-        return self.graph_reasoner(frames, actions, beliefs, lengths, prompt)
+        return self.graph_reasoner(frames, actions, beliefs, lengths, prompt, grid)
 
     def answer(
         self,

@@ -58,7 +58,8 @@ NO_EDGES = Edges(torch.zeros(2, 0, dtype=torch.long), torch.zeros(0, dtype=torch
 class Reading(NamedTuple):
     """``nodes`` (Q, N, T, D), ``mask`` (Q, N, T), ``focus_logits`` (Q, N + 1), ``value`` (Q,) expected reward.
 
-    ``edges`` say which triplets heard of which.
+    ``edges`` say which triplets heard of which. Where the pictures' grids were given also ``last`` (Q, N, P), the
+    codes of each dream's last picture, and ``columns`` (Q,), patches per row.
     """
 
     nodes: Tensor
@@ -66,6 +67,8 @@ class Reading(NamedTuple):
     focus_logits: Tensor
     value: Tensor
     edges: Edges = NO_EDGES
+    last: Tensor | None = None
+    columns: Tensor | None = None
 
 
 def edge_type_name(kind: int) -> str:

@@ -15,6 +15,7 @@ from dreamrl.nn.graph import EDGE_TYPES, NO_EDGES, EdgeAttention, Edges, Graph, 
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import AttentionPool, mlp
 from dreamrl.nn.output_decoder import NEVER
+from dreamrl.nn.positional import GridPositions
 
 
 class GraphTransformer(nn.Module):
@@ -108,6 +109,7 @@ class GraphReasoner(nn.Module):
         self.all = MeanPool() if self.reader == "mean" else AttentionPool(dim, heads)
         self.value = mlp(2 * dim, dim, 1)
         self.rounds: int | None = None
+        self.places = GridPositions("learned", dim, heads) if config.use_picture_reading else None
 
     def limit(self, rounds: int | None) -> None:
         """Read as in a stage of a curriculum: with the first ``rounds`` hops, and never from a dream without steps.
@@ -116,7 +118,15 @@ class GraphReasoner(nn.Module):
         """
         self.rounds = rounds
 
-    def forward(self, frames: Tensor, actions: Tensor, beliefs: Tensor, lengths: Tensor, prompt: Prompt) -> Reading:
+    def forward(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        beliefs: Tensor,
+        lengths: Tensor,
+        prompt: Prompt,
+        grid: Tensor | None = None,
+    ) -> Reading:
         """Read Q questions' dreams.
 
         Args:
@@ -125,6 +135,7 @@ class GraphReasoner(nn.Module):
             beliefs: (Q, N, T).
             lengths: (Q, N) steps that each dream lasted.
             prompt: encoded questions.
+            grid: (Q, 2) rows and columns of the pictures in patches; ``use_picture_reading`` needs it.
 
         Returns:
             :class:`Reading`; ``focus_logits`` score each dream and, last, "none of them".
@@ -132,7 +143,7 @@ class GraphReasoner(nn.Module):
         questions, dreams, steps = actions.shape
         mask = torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)  # (Q, N, T)
         place = mask.flatten().nonzero().squeeze(1)  # (K,)
-        x = self._nodes(frames, actions, beliefs, place)
+        x = self._nodes(frames, actions, beliefs, place, grid)
         x = x + prompt.summary[place // (dreams * steps)]
         x, edges = self._reason(x, lengths, mask)
         nodes = x.new_zeros(mask.numel(), x.shape[-1]).index_copy(0, place, x).view(*mask.shape, -1)
@@ -143,7 +154,11 @@ class GraphReasoner(nn.Module):
             score = score.masked_fill(lengths == 0, NEVER)
         overall = self.all(dream, lengths > 0)
         value = self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1)
-        return Reading(nodes, mask, torch.cat([score, self.none_score(prompt.summary)], dim=-1), value, edges)
+        focus = torch.cat([score, self.none_score(prompt.summary)], dim=-1)
+        if grid is None:
+            return Reading(nodes, mask, focus, value, edges)
+        last = frames.gather(2, lengths.view(questions, dreams, 1, 1).expand(-1, -1, 1, frames.shape[-1])).squeeze(2)
+        return Reading(nodes, mask, focus, value, edges, last, grid[:, 1])
 
     def _reason(self, x: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Edges]:
         """Nodes (K, D) after message passing, and the edges."""
@@ -154,14 +169,19 @@ class GraphReasoner(nn.Module):
             return x, Edges(graph.node[graph.edge_index], graph.edge_type, x.new_ones(len(graph.edge_type)))
         return self.graph(x, graph, mask, self.rounds)
 
-    def _nodes(self, frames: Tensor, actions: Tensor, beliefs: Tensor, place: Tensor) -> Tensor:
+    def _nodes(self, frames: Tensor, actions: Tensor, beliefs: Tensor, place: Tensor, grid: Tensor | None) -> Tensor:
         """(K, D) features of the valid triplets: what, action, result, belief, step."""
-        steps = actions.shape[-1]
+        dreams, steps = actions.shape[1:]
         what = frames[:, :, :-1].flatten(0, 2)[place]  # (K, P)
         result = frames[:, :, 1:].flatten(0, 2)[place]
         both = torch.cat([what, result])
         seen = both < self.codes.num_embeddings - 1  # padding is the table's last row
-        before, after = self.patches(self.codes(both), seen).chunk(2)
+        looked = self.codes(both)
+        if self.places is not None:
+            assert grid is not None, "use_picture_reading needs to know where the rows of a picture end"
+            added, _ = self.places(grid[place // (dreams * steps), 1].repeat(2), both.shape[1])
+            looked = looked + added
+        before, after = self.patches(looked, seen).chunk(2)
         told = self.action(actions.flatten()[place]) + self.belief(beliefs.flatten()[place])
         step = self.step((place % steps).clamp(max=self.step.num_embeddings - 1))
         return self.triplet(torch.cat([before, after], dim=-1)) + told + step

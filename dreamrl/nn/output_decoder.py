@@ -14,7 +14,7 @@ from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.nn.graph import Reading
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
 from dreamrl.nn.layers import Block, BlockCache
-from dreamrl.nn.positional import Places, TextPositions
+from dreamrl.nn.positional import GridPositions, Places, TextPositions
 from dreamrl.nn.text import BOS, PAD
 
 
@@ -51,22 +51,31 @@ class OutputDecoder(nn.Module):
             Block(dim, heads, cross=True, normaliser=config.attention) for _ in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
+        self.codes = tokenizer.codes
+        self.places = GridPositions("learned", dim, heads) if config.use_picture_reading else None
 
     def memory(self, reading: Reading, focus: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """What the decoder reads: the dream in ``focus`` (Q,), a "nothing" token, the prompt's summary.
 
+        With ``use_picture_reading`` also the P patches of that dream's last picture.
+
         Returns:
-            (Q, T + 2, D) tokens and (Q, T + 2) mask; with focus N ("none") no dream is readable.
+            (Q, M, D) tokens and (Q, M) mask, M = T + 2 or T + 2 + P; with focus N ("none") no dream is readable.
         """
         questions, dreams, steps, dim = reading.nodes.shape
-        chosen = focus.clamp(max=dreams - 1)
-        nodes = reading.nodes[torch.arange(questions, device=focus.device), chosen]  # (Q, T, D)
-        readable = reading.mask[torch.arange(questions, device=focus.device), chosen]
-        readable = readable & (focus < dreams).unsqueeze(1)
+        rows, chosen = torch.arange(questions, device=focus.device), focus.clamp(max=dreams - 1)
+        some = (focus < dreams).unsqueeze(1)
         nothing = self.nothing.expand(questions, 1, dim)
-        always = readable.new_ones(questions, 2)
-        tokens = torch.cat([nodes, nothing, prompt.summary.unsqueeze(1)], dim=1)
-        return tokens, torch.cat([readable, always], dim=1)
+        tokens = [reading.nodes[rows, chosen], nothing, prompt.summary.unsqueeze(1)]
+        masks = [reading.mask[rows, chosen] & some, some.new_ones(questions, 2)]
+        if self.places is not None:
+            assert reading.last is not None and reading.columns is not None
+            picture = reading.last[rows, chosen]  # (Q, P)
+            added, _ = self.places(reading.columns, picture.shape[1])
+            assert added is not None
+            tokens.append(self.codes(picture) + added)
+            masks.append((picture < self.codes.num_embeddings - 1) & some)
+        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
 
     def forward(self, inputs: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """``inputs`` (Q, L) token ids, shifted right -> logits (Q, L, vocab); causal."""

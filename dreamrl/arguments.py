@@ -33,7 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f'"{argv[0]}" stands before the command; write `dreamrl COMMAND {argv[0]} ...`')
     if argv[0] not in commands:
         raise UserError(f'unknown command "{argv[0]}"; {nearest(argv[0], commands)}')
-    _check_flags(argv, commands[argv[0]])
+    _check_flags(_before_job(argv), commands[argv[0]])
     # argparse stops taking key=value arguments at the first flag after one: it hands back the others as unknown.
     args, others = parser.parse_known_args(argv)
     if "overrides" in args:
@@ -42,6 +42,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         hint = "; put the whole prompt in quotes" if args.command == "generate" else ""
         raise UserError(f'unexpected argument "{others[0]}"{hint}')
     return args
+
+
+def _before_job(argv: list[str]) -> list[str]:
+    """``argv`` without the command that ``submit`` wraps, whose flags are checked as that command's."""
+    if argv[0] == "submit":
+        for index in range(1, len(argv)):
+            if not argv[index].startswith("-") and argv[index - 1] not in ("--address", "--out"):
+                return argv[:index]
+    return argv
 
 
 def _check_flags(argv: list[str], command: argparse.ArgumentParser) -> None:
@@ -75,8 +84,12 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         _training_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False), name)
     text = "play at random ahead of pretraining and keep the records"
     _collect_arguments(commands.add_parser("collect", help=text, description=text, allow_abbrev=False))
+    text = "run train, pretrain, ppo, collect or tune as a job of a Ray cluster"
+    _submit_arguments(commands.add_parser("submit", help=text, description=text, allow_abbrev=False))
     text = "train variants of the model over several seeds and compare them"
     _ablate_arguments(commands.add_parser("ablate", help=text, description=text, allow_abbrev=False))
+    text = "search for good settings over many trials on Ray Tune"
+    _tune_arguments(commands.add_parser("tune", help=text, description=text, allow_abbrev=False))
     text = "learn from ratings or preferences of people how answers are to be worded"
     _feedback_arguments(commands.add_parser("feedback", help=text, description=text, allow_abbrev=False))
     text = "measure a model on held-out or given items"
@@ -128,6 +141,14 @@ def _collect_arguments(parser: argparse.ArgumentParser) -> None:
     add("overrides", nargs="*", metavar="key=value", help="single settings, such as model.dream_length=6")
 
 
+def _submit_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--address", metavar="URL", help="the cluster's dashboard (default: http://127.0.0.1:8265)")
+    add("--wait", action="store_true", help="show the job's progress until it ends, then fetch its summary")
+    add("--out", type=Path, metavar="DIR", help="with --wait: where summary.json goes (default: runs/JOB)")
+    add("job", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="such as train --preset nano --out /shared/run")
+
+
 def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -143,6 +164,16 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=float, default=1.0, metavar="X", help="X times the preset's updates (default: 1)")
     add("--list", action="store_true", help="print the variants and exit")
     add("overrides", nargs="*", metavar="key=value", help="settings of all variants, such as ppo.lr=1e-3")
+
+
+def _tune_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", nargs="?", type=Path, metavar="FILE", help="what is searched, such as tune_configs/smoke.yaml")
+    add("--out", type=Path, metavar="DIR", help="directory of the search (default: runs/tune-FILE)")
+    add("--resume", type=Path, metavar="DIR", help="go on with the search in DIR")
+    add(
+        "--address", default="local", help="local, auto, host:port or ray://host:port of a Ray cluster (default: local)"
+    )
 
 
 def _feedback_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dreamrl.addresses import AUTH_MODE, has_token, is_loopback, make_token, require_token
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 
@@ -40,6 +41,9 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
+    require_token(address)
+    if "ray" not in sys.modules and has_token():  # once imported, Ray has made up its mind
+        os.environ.setdefault(AUTH_MODE, "token")
     import ray
     import ray.rllib
     import ray.train  # both set up loggers of their own when imported
@@ -60,6 +64,8 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
             "or use --address local"
         ) from error
     try:
+        if address == "auto":
+            check_found(ray.get_runtime_context().gcs_address)
         yield
     finally:
         with stderr_to(out / LOG_FILE):
@@ -72,6 +78,7 @@ LOG_FILE = "ray.log"
 
 def _connect(ray, run: RunConfig, address: str, options: dict) -> None:
     if address == "local":
+        make_token()
         cpus = max(os.cpu_count() or 1, cpus_needed(run))
         ray.init(
             address="local",
@@ -82,6 +89,13 @@ def _connect(ray, run: RunConfig, address: str, options: dict) -> None:
         )
     else:
         ray.init(address=address, **options)
+
+
+def check_found(address: str) -> None:
+    """Raise unless ``address``, which Ray found on this machine, is closed to others or wants a token."""
+    if not is_loopback(address) and os.environ.get(AUTH_MODE, "").lower() != "token":
+        fix = f"restart the cluster after `export {AUTH_MODE}=token`, or with --node-ip-address=127.0.0.1"
+        raise UserError(f"--address auto: {address} can be reached from other machines and has no token; {fix}")
 
 
 OBJECT_STORE_BYTES = 200 * 1024**2

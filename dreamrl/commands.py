@@ -27,7 +27,7 @@ def _train(args: argparse.Namespace) -> None:
     _check_world_of(config)
     if args.model:
         _check_model(args.model)
-    preflight.check_address(args.address)
+    _check_address(args.address)
     data = data_for(config, out, args.data, args.resume is not None, args.overwrite)
 
     from dreamrl.run import train
@@ -71,8 +71,16 @@ def _collect(args: argparse.Namespace) -> None:
     shard_size = _in_range("--shard-size", args.shard_size, 1, 10**6)
     workers = _in_range("--workers", args.workers, 1, 1024)
     config = collect_settings(args.world, args.sizes, args.preset, args.config, args.overrides, args.seed)
-    preflight.check_address(args.address)
+    _check_address(args.address)
     collect(config, args.out, num, shard_size, workers, args.address)
+
+
+def _submit(args: argparse.Namespace) -> None:
+    from dreamrl.submit import submit
+
+    if args.out and not args.wait:
+        raise UserError("--out is where --wait puts the summary; add --wait, or give --out after the command")
+    raise SystemExit(submit(args))
 
 
 def _ablate(args: argparse.Namespace) -> None:
@@ -84,6 +92,14 @@ def _ablate(args: argparse.Namespace) -> None:
         return
     names = [] if args.variants is None else [name.strip() for name in args.variants.split(",")]
     ablate(args.out, names, args.seeds, args.workers, args.budget, args.overrides)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from dreamrl.tune import checked, search
+
+    plan, out = checked(args.file, args.out, args.resume)
+    _check_address(args.address)
+    search(plan, out, args.address)
 
 
 def _feedback(args: argparse.Namespace) -> None:
@@ -235,7 +251,9 @@ COMMANDS = {
     "pretrain": _train,
     "ppo": _train,
     "collect": _collect,
+    "submit": _submit,
     "ablate": _ablate,
+    "tune": _tune,
     "eval": _eval,
     "generate": _generate,
     "feedback": _feedback,
@@ -259,6 +277,13 @@ def _check_world_of(run: RunConfig) -> None:
     from envs.registry import world_of
 
     stages_of(run, world_of(run))
+
+
+def _check_address(address: str) -> None:
+    from dreamrl.addresses import require_token
+
+    preflight.check_address(address)
+    require_token(address)
 
 
 def _check_model(directory: Path) -> None:

@@ -1,0 +1,1 @@
+"""Search spaces that come along: ``dreamrl tune tune_configs/smoke.yaml``."""

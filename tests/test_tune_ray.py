@@ -109,18 +109,21 @@ def test_a_search_that_is_killed_and_interrupted_goes_on(tmp_path):
 def test_a_population_shares_a_model_and_takes_over_from_its_best(tmp_path):
     file, out = tmp_path / "pbt.yaml", tmp_path / "out"
     space = {"ppo.lr": {"loguniform": [1e-4, 1e-2]}, "ppo.epochs": {"int": [1, 3]}}
-    scheduler = {"name": "pbt", "interval": 2, "quantile": 0.4}
-    file.write_text(yaml.safe_dump(TINY | {"space": space, "scheduler": scheduler, "stages": "shared"}))
+    plan = TINY | {"space": space, "stages": "shared", "search": {"trials": 2, "seed": 1}}
+    plan |= {"scheduler": {"name": "pbt", "interval": 2, "quantile": 0.5}}
+    # Members compare themselves when they report, so enough often that both are there at some of these times.
+    plan |= {"settings": TINY["settings"] | {"ppo": TINY["settings"]["ppo"] | {"iterations": 16}}}
+    file.write_text(yaml.safe_dump(plan))
     finish(start("tune", str(file), "--out", str(out)))
     assert (out / "pretraining" / "pretrained" / "config.json").exists() and not list(out.glob("trials/*/pretrained"))
     trials = json.loads((out / "results.json").read_text())["trials"]
-    assert [trial["status"] for trial in trials] == ["finished"] * 3
+    assert [trial["status"] for trial in trials] == ["finished"] * 2
     changes = 0
     for trial in trials:
         used = [measured["settings"] for measured in trial["history"]]
         assert all(1e-4 <= settings["ppo.lr"] <= 1e-2 and 1 <= settings["ppo.epochs"] <= 3 for settings in used)
         assert used[0] == used[1] and used[-1] == trial["settings"]  # nothing changes before the first comparison
-        changes += used[1] != used[2]
+        changes += sum(before != after for before, after in zip(used, used[1:], strict=False))
     assert changes >= 1
 
 

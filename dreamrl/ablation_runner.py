@@ -7,20 +7,19 @@ stopped, whatever stopped it. No torch here: that belongs to the processes that 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamrl.ablation import DEFAULT, VARIANTS, Piece, plan
 from dreamrl.ablation_report import read_results, result_line, write_report
 from dreamrl.errors import UserError
-from dreamrl.files import write_atomically
+from dreamrl.files import locked, write_atomically
 from dreamrl.preflight import check_writable
 from dreamrl.settings import to_dict
 from dreamrl.terminal import format_seconds
@@ -59,7 +58,7 @@ def ablate(
     check_out(out, record)
     check_finished(out, pieces)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with locked(out, "ablate"):
         if not (out / PLAN).exists():
             write_atomically(out / PLAN, json.dumps(record, indent=1))
         for directory in (PIECES, LOGS):
@@ -112,17 +111,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     first, second = flat(old), flat(new)
     key = next(k for k in [*second, *first] if first.get(k) != second.get(k))
     return f"{key} {json.dumps(first.get(key))}, not {json.dumps(second.get(key))}"
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep others from working in ``out``; the lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another `dreamrl ablate` works in {out}; wait for it or choose another --out") from None
-        yield
 
 
 def _work(out: Path, todo: list[Piece], workers: int, budget: float, command: Sequence[str]) -> list[str]:

@@ -30,16 +30,7 @@ from dreamrl.flops import baseline_flops, dream_flops, trained_parameters
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import CHECKPOINTS, pretrain_loop
 from dreamrl.process import settle
-from dreamrl.saving import (
-    Loaded,
-    model_tensors,
-    new_model,
-    optimizer_tensors,
-    save_pretrained,
-    set_optimizer,
-    set_weights,
-    weights,
-)
+from dreamrl.saving import Loaded, new_model, save_pretrained, set_training, set_weights, training_tensors
 from dreamrl.settings import from_dict
 from envs.world import Question, Verdict
 
@@ -167,18 +158,17 @@ def ppo(job: Job, loaded: Loaded) -> tuple[list[dict[str, float]], tuple[float, 
     start, curve = 0, []
     if found is not None:
         start, curve = int(found[2]["iteration"]), found[2]["curve"]
-        set_weights(loaded.model, model_tensors(found[1]), "checkpoint")
     baseline = baseline_of(loaded)
     trainer = PPOTrainer(loaded, iteration=start) if baseline is None else AnswerPPO(baseline, start)
     if found is not None:
-        set_optimizer(trainer.optimizer, found[1])
+        set_training(loaded.model, trainer.optimizer, found[1])
     for done in range(start + 1, job.run.ppo.iterations + 1):
         metrics = trainer.iterate()
         curve.append({name: round(metrics[name], 6) for name in CURVE if name in metrics})
         clock.tick()
         print(f"ppo {done}/{job.run.ppo.iterations}", json.dumps(curve[-1]), flush=True)
         if done % CHECKPOINT_EVERY == 0:
-            tensors = weights(loaded.model) | optimizer_tensors(trainer.optimizer)
+            tensors = training_tensors(loaded.model, trainer.optimizer)
             state = {"iteration": done, "curve": curve}
             save_checkpoint(job.work / CHECKPOINTS, f"{STAGE}-{done:08d}", tensors, state)
     return curve, clock.seconds

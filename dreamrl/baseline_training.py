@@ -26,7 +26,7 @@ from dreamrl.ppo import MOST_MINIBATCHES
 from dreamrl.ppo_loss import learning_rate as ppo_learning_rate
 from dreamrl.pretrain import CHECKPOINTS, LOG_EVERY, STAGE, learning_rate, train_codec
 from dreamrl.rewards import answer_correctness
-from dreamrl.saving import Loaded, model_tensors, new_model, optimizer_tensors, set_optimizer, set_weights, weights
+from dreamrl.saving import Loaded, new_model, set_training, training_tensors
 from envs.questions import stream
 from envs.reasoning_batch import training_question
 
@@ -72,14 +72,13 @@ def pretrain_baseline(model: ImageTokenReasoningLLM, out: Path, tick: Callable[[
     if found is None:
         train_codec(as_loaded(model), data)
     else:
-        set_weights(cast(Any, model), model_tensors(found[1]), "checkpoint")
         model.codec.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
     start = 0
     if found is not None:
         start = int(found[2]["step"])
-        set_optimizer(optimizer, found[1])
+        set_training(cast(Any, model), optimizer, found[1])
     for step in range(start, settings.steps):
         loss, _ = model.compute_loss(data.batch(step, settings.scenes_per_step))
         optimizer.zero_grad()
@@ -92,7 +91,7 @@ def pretrain_baseline(model: ImageTokenReasoningLLM, out: Path, tick: Callable[[
         if done % LOG_EVERY == 0:
             tick()
         if done % settings.checkpoint_every == 0:
-            tensors = weights(cast(Any, model)) | optimizer_tensors(optimizer)
+            tensors = training_tensors(cast(Any, model), optimizer)
             save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", tensors, {"step": done})
     model.codec.trained = True
     model.save_pretrained(out / "pretrained")

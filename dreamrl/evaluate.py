@@ -170,18 +170,27 @@ def evaluate_command(
     return summarise(result, dreams, loaded.run.eval.bootstrap)
 
 
+def means(result: Result) -> dict[str, float]:
+    """What is measured of every answer, as means over the questions."""
+    return {
+        "exact_match": float(result.exact.mean()),
+        "progress_rate": float(np.mean([v.progress for v in result.verdicts])),
+        "valid": float(np.mean([v.valid for v in result.verdicts])),
+        "exact_frame": result.exact_frame,
+    }
+
+
 def summarise(result: Result, dreams: int, resamples: int) -> dict[str, Any]:
     """The numbers of one evaluation as plain JSON values."""
+    found = means(result)
     sides = np.array([side_name(q.scene) for q in result.questions])
     low, high = bootstrap_interval(result.exact, resamples, seed=0)
     return {
         "items": len(result.verdicts),
         "dreams": dreams,
-        "exact_match": float(result.exact.mean()),
+        "exact_match": found["exact_match"],
         "exact_match_ci": [low, high],
-        "progress_rate": float(np.mean([v.progress for v in result.verdicts])),
-        "valid": float(np.mean([v.valid for v in result.verdicts])),
-        "exact_frame": result.exact_frame,
+        **found,
         "exact_picture": result.exact_picture,
         "confidence": float(result.confidence.mean()),
         "ece": expected_calibration_error(result.confidence, result.exact),

@@ -6,11 +6,14 @@ A whole directory at once is published by ``dreamrl.checkpoint``.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from dreamrl.errors import UserError
 
 
 def sha256(path: Path) -> str:
@@ -40,3 +43,16 @@ def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` in UTF-8 to the file ``path``, whole or not at all."""
     with replacement(path) as file:
         file.write(text.encode())
+
+
+@contextlib.contextmanager
+def locked(directory: Path, command: str) -> Iterator[None]:
+    """Keep other runs of ``command`` out of ``directory``; the lock goes with the process, however it ends."""
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another `dreamrl {command}` works in {directory}; wait for it or choose another --out"
+            ) from None
+        yield

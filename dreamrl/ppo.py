@@ -20,7 +20,7 @@ from dreamrl.data import RandomPlay
 from dreamrl.judge import Judge
 from dreamrl.ppo_loss import learning_rate, ppo_loss
 from dreamrl.rollout import own_steps, play, reward_parts, step_columns
-from dreamrl.saving import Loaded, model_tensors, optimizer_tensors, set_optimizer, set_weights, weights
+from dreamrl.saving import Loaded, set_training, training_tensors
 from envs.questions import stream
 from envs.reasoning_batch import ReasoningBatch
 
@@ -75,7 +75,7 @@ class PPOTrainer:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer, for a checkpoint."""
-        return weights(self.model) | optimizer_tensors(self.optimizer)
+        return training_tensors(self.model, self.optimizer)
 
     def state(self) -> dict[str, Any]:
         """The rest of a checkpoint, as JSON can hold it."""
@@ -83,8 +83,7 @@ class PPOTrainer:
 
     def restore(self, tensors: dict[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Go on where :meth:`tensors` and :meth:`state` were taken."""
-        set_weights(self.model, model_tensors(tensors), "checkpoint")
-        set_optimizer(self.optimizer, tensors)
+        set_training(self.model, self.optimizer, tensors)
         self.iteration = int(state["iteration"])
         if self.curriculum is not None:
             self.curriculum.restore(state["curriculum"])

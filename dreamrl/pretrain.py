@@ -28,16 +28,7 @@ from dreamrl.model import DreamingReasoningLLM
 from dreamrl.probe import Probe
 from dreamrl.process import settle
 from dreamrl.records import CODEC_SCENES
-from dreamrl.saving import (
-    Loaded,
-    model_tensors,
-    new_model,
-    optimizer_tensors,
-    save_pretrained,
-    set_optimizer,
-    set_weights,
-    weights,
-)
+from dreamrl.saving import Loaded, new_model, save_pretrained, set_training, training_tensors
 from dreamrl.shards import Span, plain_tables, portions, read_span
 from dreamrl.stop import StopRequest
 from dreamrl.stored import Reader, StoredPlay
@@ -132,15 +123,13 @@ def pretrain_loop(
     if found is None:
         codec_error = train_codec(loaded, data)
     else:
-        _, tensors, state = found
-        start, codec_error = int(state["step"]), float(state["codec_loss"])
-        set_weights(model, model_tensors(tensors), "checkpoint")
+        start, codec_error = int(found[2]["step"]), float(found[2]["codec_loss"])
         model.codec.requires_grad_(False)
     step_module = wrap(PretrainStep(model))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
     if found is not None:
-        set_optimizer(optimizer, found[1])
+        set_training(model, optimizer, found[1])
     writer = MetricsWriter(out, resume=True) if rank == 0 else None
     probe = Probe(loaded)
     if writer is not None:
@@ -172,9 +161,8 @@ def pretrain_loop(
                 writer.write(done, STAGE, values)
                 progress(done, values)
         if rank == 0 and (done % settings.checkpoint_every == 0 or last or stopping):
-            tensors = weights(model) | optimizer_tensors(optimizer)
             state = {"step": done, "codec_loss": codec_error, "seed": run.seed}
-            save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", tensors, state)
+            save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", training_tensors(model, optimizer), state)
         if stopping:
             return None
     if rank == 0:

@@ -111,6 +111,17 @@ def load_pretrained(directory: Path, trusted: bool = False) -> Loaded:
     return model.loaded
 
 
+def training_tensors(model: DreamingReasoningLLM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and optimizer, for a checkpoint."""
+    return weights(model) | optimizer_tensors(optimizer)
+
+
+def set_training(model: DreamingReasoningLLM, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Inverse of :func:`training_tensors`."""
+    set_weights(model, model_tensors(tensors), "checkpoint")
+    set_optimizer(optimizer, tensors)
+
+
 def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights among a checkpoint's tensors, without what :func:`optimizer_tensors` added."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}

@@ -117,7 +117,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _fields() -> dict[str, Any]:
+def field_types() -> dict[str, Any]:
     """The type of every dotted key, in the order of the dataclasses."""
 
     def walk(section: Any, prefix: str) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _fields() -> dict[str, Any]:
 
 
 def _sections() -> list[str]:
-    return list(dict.fromkeys(key.split(".")[0] for key in _fields() if "." in key))
+    return list(dict.fromkeys(key.split(".")[0] for key in field_types() if "." in key))
 
 
 def _flatten(data: Any, origin: str) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _flatten(data: Any, origin: str) -> dict[str, Any]:
         elif key in flat:
             raise ConfigError(f"{key} is given twice in {origin}; drop one of them")
         else:
-            flat[key] = _convert(key, value, _fields()[key])
+            flat[key] = _convert(key, value, field_types()[key])
 
     for name, item in data.items():
         put(str(name), item)
@@ -172,7 +172,7 @@ def _parse_overrides(overrides: typing.Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{key} is a section; set one of its keys, for example {_members(key)[0]}=...")
         if key == "preset":
             raise ConfigError(f"a preset is chosen with --preset {value}, not preset={value}")
-        values[key] = _convert(key, _parse_value(value, _fields()[key]), _fields()[key])
+        values[key] = _convert(key, _parse_value(value, field_types()[key]), field_types()[key])
     return values
 
 
@@ -189,12 +189,12 @@ def _parse_value(text: str, hint: Any) -> Any:
 
 
 def _check_key(key: str, origin: str) -> None:
-    if key not in _fields() and key not in _sections():
+    if key not in field_types() and key not in _sections():
         raise ConfigError(f'unknown key "{key}" in {origin}; {_suggest(key)}')
 
 
 def _members(section: str) -> list[str]:
-    return [key for key in _fields() if key.startswith(f"{section}.")]
+    return [key for key in field_types() if key.startswith(f"{section}.")]
 
 
 def _suggest(key: str) -> str:
@@ -209,7 +209,7 @@ def _suggest(key: str) -> str:
         own = difflib.SequenceMatcher(None, known_last, last).ratio()
         return max(difflib.SequenceMatcher(None, known, key).ratio(), 0.9 * own)
 
-    scores = {known: likeness(known) for known in _fields()}
+    scores = {known: likeness(known) for known in field_types()}
     best = max(scores.values())
     if best < 0.6:
         return f"the sections are {', '.join(_sections())}"

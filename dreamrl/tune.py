@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from dreamrl.errors import UserError
+from dreamrl.files import locked
 from dreamrl.preflight import check_writable
 from dreamrl.tune_plan import PLAN_FILE, TunePlan, read_plan, write_plan
 
@@ -40,7 +40,7 @@ def search(plan: TunePlan, out: Path, address: str) -> None:
     """Run ``plan`` in ``out``, or go on with it; everything that is finished there is kept."""
     out.mkdir(parents=True, exist_ok=True)
     again = f"interrupted; continue with `dreamrl tune --resume {out}`"
-    with locked(out):
+    with locked(out, "tune"):
         if not (out / PLAN_FILE).exists():
             write_plan(plan, out / PLAN_FILE)
         try:
@@ -77,17 +77,6 @@ def _search(plan: TunePlan, out: Path, address: str) -> bool:
         raise UserError(f"all {len(outcomes)} trials failed: see {out / TABLE}")
     print(f"results in {out}: {TABLE}, {PLOT}, {BEST_MODEL}/ and {BEST_RUN}, for `dreamrl train --config`")
     return True
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep others from searching in ``out``; the lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another `dreamrl tune` works in {out}; wait for it or choose another --out") from None
-        yield
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreamrl.ablation_report import table as markdown
 from dreamrl.config import RunConfig
 from dreamrl.files import write_atomically
 from dreamrl.settings import write_yaml
@@ -18,7 +19,6 @@ from dreamrl.tune_plan import TunePlan
 from dreamrl.tune_space import decode, run_of
 
 RESULTS, TABLE, PLOT, BEST_RUN, BEST_MODEL = "results.json", "results.md", "importance.png", "best.yaml", "best"
-REPORTED = (RESULTS, TABLE, PLOT, BEST_RUN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,7 @@ def table(plan: TunePlan, outcomes: Sequence[Outcome], found: dict[str, Any]) ->
         f"{plan.measure.boards} validation boards with {plan.measure.dreams} dreams, at each trial's last measurement.",
         "The best of many is a little better on these boards than on others: measure it with `dreamrl eval`.",
         "",
-        "| " + " | ".join(head) + " |",
-        "| " + " | ".join(["---"] * len(head)) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *markdown(head, rows),
         "",
     ]
     failed = [outcome.row for outcome in outcomes if outcome.row.status == "failed"]
@@ -141,9 +139,7 @@ def table(plan: TunePlan, outcomes: Sequence[Outcome], found: dict[str, Any]) ->
         + (" (settings against the gain since the measurement before)" if plan.scheduler.name == "pbt" else "")
         + ":",
         "",
-        "| setting | share |",
-        "| --- | --- |",
-        *(f"| {key} | {share:.2f} |" for key, share in found["shares"].items()),
+        *markdown(["setting", "share"], [[key, f"{share:.2f}"] for key, share in found["shares"].items()]),
         "",
     ]
     if plan.scheduler.name == "pbt":

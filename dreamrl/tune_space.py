@@ -17,7 +17,7 @@ from typing import Any
 
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError, nearest
-from dreamrl.settings import from_dict
+from dreamrl.settings import field_types, from_dict
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "int", "logint")
 LISTED = ("choice", "grid")
@@ -101,24 +101,13 @@ def flatten(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return flat
 
 
-def kinds_of_settings() -> dict[str, Any]:
-    """The type of every setting by its dotted key."""
-    found: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(RunConfig).items():
-        if dataclasses.is_dataclass(hint):
-            found |= {f"{name}.{key}": own for key, own in typing.get_type_hints(hint).items()}
-        else:
-            found[name] = hint
-    return found
-
-
 def read_space(data: Any, origin: str) -> tuple[Domain, ...]:
     """The domains that ``data`` describes, each by itself valid; a UserError names the field and the fix."""
     where = f"space in {origin}"
     if not isinstance(data, dict) or not data:
         raise UserError(f"{where} must hold at least one line like `ppo.lr: {{loguniform: [1e-4, 1e-2]}}`")
     flat: dict[str, Any] = {}
-    known = kinds_of_settings()
+    known = field_types()
     sections = {key.split(".")[0] for key in known if "." in key}
     for key, value in data.items():  # a section may nest its keys, each of which is a dictionary again
         nested = value if key in sections and isinstance(value, dict) else {"": value}
@@ -164,7 +153,7 @@ def _read_domain(key: str, data: Any, hint: Any, where: str) -> Domain:
         if kind.startswith("log") and values[0] <= 0:
             raise UserError(f"{key} in {where}: {kind} ({_show(list(values))}) must begin above 0, or use {kind[3:]}")
     bound = data.get("at_most", "")
-    if bound and (kinds_of_settings().get(str(bound)) not in (int, float) or hint not in (int, float) or bound == key):
+    if bound and (field_types().get(str(bound)) not in (int, float) or hint not in (int, float) or bound == key):
         raise UserError(f"{key} in {where}: at_most ({_show(bound)}) must name another setting, both being numbers")
     return Domain(key=key, kind=kind, values=values, at_most=str(bound))
 

@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
-from dreamrl.evaluate import evaluate, held_out
+from dreamrl.evaluate import evaluate, held_out, means
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import CHECKPOINTS, pretrain_loop
 from dreamrl.process import settle
@@ -70,7 +68,7 @@ def run_trial(
         finite(metrics, f"PPO iteration {done}")
         if done % measure.every and done < run.ppo.iterations:
             continue
-        numbers = measured(trainer.loaded, questions, measure.dreams)
+        numbers = means(evaluate(trainer.loaded, questions, [measure.dreams], BOARDS_SEED)[measure.dreams])
         numbers |= {name: float(metrics[name]) for name in SAMPLED if name in metrics}
         numbers |= {"sampled_exact_match": float(metrics["exact_match"]), "iteration": done}
         with tempfile.TemporaryDirectory(prefix="dreamrl-") as folder:
@@ -113,17 +111,6 @@ def boards(loaded: Loaded, measure: Measure) -> list[Question]:
     """The validation boards that all trials are measured on."""
     length = loaded.run.model.dream_length
     return held_out(loaded.world, loaded.world.sizes, measure.boards, BOARDS_SEED, Split.VALIDATION, length)
-
-
-def measured(loaded: Loaded, questions: list[Question], dreams: int) -> dict[str, float]:
-    """Means over ``questions`` that are answered with ``dreams`` dreams."""
-    result = evaluate(loaded, questions, [dreams], BOARDS_SEED)[dreams]
-    return {
-        "exact_match": float(result.exact.mean()),
-        "progress_rate": float(np.mean([v.progress for v in result.verdicts])),
-        "valid": float(np.mean([v.valid for v in result.verdicts])),
-        "exact_frame": result.exact_frame,
-    }
 
 
 def save_best(run: RunConfig, checkpoint: Path, directory: Path) -> None:

@@ -154,7 +154,7 @@ class Mixture(World):
         own = _member(scene)
         asked = scene
         if question.scene is not own.inner:
-            asked = MemberScene(question.scene, own.member, self.members[own.member], own.to_outer)
+            asked = self._wrap(question.scene, own.member)
         return replace(question, scene=asked, script=tuple(own.to_outer[a] for a in question.script))
 
 

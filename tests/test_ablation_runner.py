@@ -11,6 +11,7 @@ from dreamrl import ablation_runner
 from dreamrl.ablation_runner import ablate
 from dreamrl.cli import main
 from dreamrl.errors import UserError
+from dreamrl.files import locked
 
 STAND_IN = """
 import json, os, signal, sys, time
@@ -134,7 +135,7 @@ def test_one_at_a_time_in_a_directory(stand_in, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     with (
-        ablation_runner.locked(out),
+        locked(out, "ablate"),
         pytest.raises(UserError, match="another `dreamrl ablate` works in .*; wait for it or"),
     ):
         ablate(out, ["default"], seeds=1, command=stand_in())

@@ -9,7 +9,7 @@ import yaml
 
 from dreamrl.cli import main
 from dreamrl.errors import UserError
-from dreamrl.tune import locked
+from dreamrl.files import locked
 from dreamrl.tune_plan import plan_from, read_plan, shipped_searches, write_plan
 
 GOOD = {
@@ -199,5 +199,9 @@ def test_help_names_the_command(capsys):
 
 
 def test_two_searches_do_not_share_a_directory(tmp_path):
-    with locked(tmp_path), pytest.raises(UserError, match="another `dreamrl tune` works"), locked(tmp_path):
+    with (
+        locked(tmp_path, "tune"),
+        pytest.raises(UserError, match="another `dreamrl tune` works"),
+        locked(tmp_path, "tune"),
+    ):
         pass

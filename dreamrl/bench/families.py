@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamrl.ablation import at_budget
 from dreamrl.ablation_work import Job, answers_of, ppo, pretrain, untrained
 from dreamrl.baseline import ImageTokenReasoningLLM
 from dreamrl.bench.curriculum import same_settings
 from dreamrl.bench.families_report import draw_usage, markdown, summarise
-from dreamrl.bench.frozen_lake import at_budget, counter, train
+from dreamrl.bench.frozen_lake import counter, train
 from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
 from dreamrl.drawing import differing_patches

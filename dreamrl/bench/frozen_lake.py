@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamrl.ablation import at_budget
 from dreamrl.ablation_report import table
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
@@ -83,13 +83,6 @@ def _seed(
         train(settings, out, ray)
         write_atomically(done, json.dumps(measure(out, items, dreams), indent=1) + "\n")
     return json.loads(done.read_text())
-
-
-def at_budget(run: RunConfig, budget: float) -> RunConfig:
-    """``run`` with a share of its updates."""
-    steps, iterations = (max(1, round(n * budget)) for n in (run.pretrain.steps, run.ppo.iterations))
-    pretrain, ppo = replace(run.pretrain, steps=steps), replace(run.ppo, iterations=iterations)
-    return replace(run, pretrain=pretrain, ppo=ppo)
 
 
 def train(run: RunConfig, out: Path, ray: bool) -> None:

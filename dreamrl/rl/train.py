@@ -30,11 +30,10 @@ from dreamrl.saving import (
     Loaded,
     load_pretrained,
     model_tensors,
-    optimizer_tensors,
     save_pretrained,
-    set_optimizer,
+    set_training,
     set_weights,
-    weights,
+    training_tensors,
 )
 from dreamrl.stop import StopRequest
 from envs.reasoning_env import ReasoningEnv
@@ -97,7 +96,7 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
 
 def _learner_state(learner: Any, _: Any = None) -> dict[str, Tensor]:
     optimizer = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1]
-    state = weights(trained_model(learner)) | optimizer_tensors(optimizer)
+    state = training_tensors(trained_model(learner), optimizer)
     return {name: tensor.cpu().clone() for name, tensor in state.items()}
 
 
@@ -114,8 +113,8 @@ def restore_learners(algorithm: Algorithm, tensors: dict[str, Tensor]) -> None:
     """Put a checkpoint into every learner, and its weights into every env runner."""
 
     def restore(learner: Any, _: Any = None) -> None:
-        set_weights(trained_model(learner), model_tensors(tensors), "checkpoint")
-        set_optimizer(learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1], tensors)
+        optimizer = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1]
+        set_training(trained_model(learner), optimizer, tensors)
 
     assert algorithm.learner_group is not None and algorithm.env_runner_group is not None
     for result in algorithm.learner_group.foreach_learner(restore):

@@ -182,6 +182,7 @@ def _write_missing(
     size = sum(file.bytes for file in manifest.files.values())
     progress = StageProgress("collect", manifest.num, done=done)
     with stoppable(out) as stop, ray_session(run, out, address), progress:
+        stop.listen()
         saved_at = time.monotonic()
         try:
             for index, file in _finished(run, out, manifest, missing, workers, lambda: stop.asked):

@@ -54,6 +54,8 @@ class PretrainConfig:
     """Largest gradient norm."""
     predict_share: float = 0.3
     """Share of questions that ask what given moves lead to; the rest ask for a path."""
+    min_workers: int = 0
+    """Fewest workers that go on when no more are to be had, as on a cluster that shrinks; 0: always num_workers."""
     num_workers: int = 2
     """Ray Train workers; the scenes of an update are split among them."""
     checkpoint_every: int = 100
@@ -64,8 +66,10 @@ class PretrainConfig:
         in_range(
             "pretrain", self, codec_steps=(1, 1e7), steps=(0, 1e8), scenes_per_step=(1, 1e5), lr=(1e-8, 1),
             weight_decay=(0, 1), grad_clip=(1e-3, 1e3), predict_share=(0, 1),
-            num_workers=(1, 1024), checkpoint_every=(1, 1e7),
+            num_workers=(1, 1024), min_workers=(0, 1024), checkpoint_every=(1, 1e7),
         )  # fmt: skip
+        rule = f"be <= pretrain.num_workers ({self.num_workers})"
+        require(self.min_workers <= self.num_workers, "pretrain.min_workers", self.min_workers, rule)
         require(
             self.scenes_per_step % self.num_workers == 0,
             "pretrain.scenes_per_step",
@@ -264,6 +268,12 @@ class RunConfig:
     """The preset that this run started from."""
     seed: int = 0
     """Seed of everything random; the same seed gives the same run."""
+    deterministic: bool = False
+    """Whether torch must refuse operations that may round differently from run to run; some are slower so."""
+    storage: str = ""
+    """URI of a second copy of the run, kept up to date while it trains, such as s3://bucket/run; empty: none."""
+    max_failures: int = 3
+    """Times that a stage goes on after its processes died without a new checkpoint in between."""
     model: DreamingConfig = field(default_factory=DreamingConfig)
     """Architecture."""
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -281,7 +291,7 @@ class RunConfig:
 
     def __post_init__(self):
         """Reject values outside their range."""
-        in_range("run", self, seed=(0, 2**31 - 1))
+        in_range("run", self, seed=(0, 2**31 - 1), max_failures=(0, 1000))
         self.curriculum.check("dream_length", 1, self.model.dream_length, "model.dream_length")
         self.curriculum.check("dreams", 1, self.model.num_dream_sequences, "model.num_dream_sequences")
         self.curriculum.check("hops", 0, self.model.graph_reasoning_hops, "model.graph_reasoning_hops")

@@ -112,7 +112,7 @@ def pretrain_loop(
     Returns:
         the trained model, which rank 0 has saved as ``out/pretrained``; None if it was stopped before.
     """
-    settle()
+    settle(run.deterministic)
     loaded = new_model(run)
     model, settings = loaded.model, run.pretrain
     data = RandomPlay(run, loaded.world, loaded.text, model.codec)
@@ -243,7 +243,7 @@ def pretrain_on_ray(run: RunConfig, out: Path, collected: Path | None = None) ->
     """Run :func:`pretrain_loop` on ``run.pretrain.num_workers`` Ray Train workers; Ray is already up.
 
     What was ``collected`` must be where every worker can read it.
-    A worker that dies is restarted with its group, up to twice, from the newest checkpoint on disk.
+    A worker that dies is restarted with its group, up to ``max_failures`` times, from the newest checkpoint on disk.
     """
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
@@ -251,6 +251,7 @@ def pretrain_on_ray(run: RunConfig, out: Path, collected: Path | None = None) ->
 
     from dreamrl.settings import to_dict
 
+    fewest, most = run.pretrain.min_workers, run.pretrain.num_workers
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={
@@ -259,11 +260,13 @@ def pretrain_on_ray(run: RunConfig, out: Path, collected: Path | None = None) ->
             "collected": None if collected is None else str(collected.resolve()),
         },
         scaling_config=ScalingConfig(
-            num_workers=run.pretrain.num_workers, resources_per_worker={"CPU": 1}, use_gpu=False
+            num_workers=(fewest, most) if fewest else most, resources_per_worker={"CPU": 1}, use_gpu=False
         ),
         torch_config=TorchConfig(backend="gloo"),
         run_config=TrainRunConfig(
-            name="train", storage_path=str(out.resolve() / "ray"), failure_config=FailureConfig(max_failures=2)
+            name="train",
+            storage_path=str(out.resolve() / "ray"),
+            failure_config=FailureConfig(max_failures=run.max_failures),
         ),
     )
     trainer.fit()

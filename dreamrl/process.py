@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -12,13 +13,17 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """From glibc's malloc.h."""
 
 
-def settle() -> None:
-    """One torch thread, and a heap that is kept.
+def settle(deterministic: bool = False) -> None:
+    """One torch thread, a heap that is kept, and only ``deterministic`` operations if so asked.
 
     More threads than one slow networks of this size down. glibc hands large blocks back to the kernel and asks
     for them again at every step: keeping them made a training step a fifth faster, at the same peak memory.
     """
     torch.set_num_threads(1)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # finds mistakes, which is not what is asked here
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -19,6 +19,7 @@ from dreamrl.process import settle
 from dreamrl.saving import load_pretrained, save_pretrained
 from dreamrl.settings import write_yaml
 from dreamrl.stop import StopRequest, stoppable
+from dreamrl.storage import Mirror
 from dreamrl.terminal import StageProgress
 
 
@@ -36,8 +37,8 @@ def train(
     ``model_dir`` is the pretrained model that PPO starts from when "pretrain" is not among the stages. ``collected``
     is what ``dreamrl collect`` wrote, to pretrain on; None: random play on the fly.
     """
-    settle()
     run = _adopt(settings, model_dir)
+    settle(run.deterministic)
     fresh = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -62,14 +63,14 @@ def _run_stages(
     collected: Path | None,
 ) -> None:
     seconds = _read_seconds(out)
-    with stoppable(out) as stop:
+    with Mirror(run.storage, out) as mirror, stoppable(out) as stop:
         if "pretrain" in stages:
-            _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, address, stop, resume, collected))
+            _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, address, stop, resume, collected, mirror))
         elif not (out / "pretrained").exists():
             assert model_dir is not None
             save_pretrained(replace(load_pretrained(model_dir), run=run), out / "pretrained")
         if "ppo" in stages:
-            _timed(seconds, "ppo", out, lambda: _ppo(run, out, address, stop, resume))
+            _timed(seconds, "ppo", out, lambda: _ppo(run, out, address, stop, resume, mirror))
         else:
             shutil.copytree(out / "pretrained", out / "model", dirs_exist_ok=True)
         if "eval" in stages:
@@ -91,7 +92,15 @@ def _adopt(settings: RunConfig, model_dir: Path | None) -> RunConfig:
     return replace(settings, model=given.model, world=given.world)
 
 
-def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool, collected: Path | None) -> None:
+def _pretrain(
+    run: RunConfig,
+    out: Path,
+    address: str,
+    stop: StopRequest,
+    resume: bool,
+    collected: Path | None,
+    mirror: Mirror,
+) -> None:
     if (out / "pretrained").exists():
         _say("pretrain: finished before, not repeated")
         return
@@ -111,11 +120,15 @@ def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume
     thread = threading.Thread(target=work, name="pretrain", daemon=True)
     # A session of its own: what Ray Train leaves running would cost PPO memory.
     with ray_session(run, out, address), StageProgress("pretrain", run.pretrain.steps, done=done) as progress:
+        stop.listen()
         thread.start()
         while thread.is_alive():
             thread.join(timeout=1.0)
+            mirror.look()
             step, shown = _last_metrics(out, STAGE)
-            if step > progress.done:
+            if 0 < step < progress.done:
+                _say(f"pretrain: a worker died; going on from update {step}")
+            if step and step != progress.done:
                 progress.advance(step - progress.done, **shown)
     if stop.asked:
         raise KeyboardInterrupt
@@ -123,7 +136,7 @@ def _pretrain(run: RunConfig, out: Path, address: str, stop: StopRequest, resume
         raise failure[0]
 
 
-def _ppo(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool) -> None:
+def _ppo(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: bool, mirror: Mirror) -> None:
     from dreamrl.cluster import ray_session
     from dreamrl.rl.train import STAGE, ppo_on_ray
 
@@ -132,11 +145,14 @@ def _ppo(run: RunConfig, out: Path, address: str, stop: StopRequest, resume: boo
         _say("ppo: finished before, not repeated")
         return
     with ray_session(run, out, address), StageProgress("ppo", run.ppo.iterations, done=done) as progress:
+        stop.listen()
 
         def show(**values: float) -> None:
             names = {"ppo/exact_match": "EM", "ppo/exact_frame": "frame", "ppo/faithfulness": "faithful"}
             names |= {"ppo/curriculum/stage": "stage", "ppo/curriculum/success": "success"}
-            progress.advance(1, **{label: values[name] for name, label in names.items() if name in values})
+            shown = {label: values[name] for name, label in names.items() if name in values}
+            progress.advance(int(values["step"]) - progress.done, **shown)  # back, where processes died
+            mirror.look()
 
         trained = ppo_on_ray(run, out, out / "pretrained", show, stop)
     if trained is None:

@@ -33,8 +33,8 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
 
     def setup(self):
         """Load the model; what judges the dreams (codec, inverse dynamics) is not trained."""
-        settle()
         loaded = load_pretrained(Path(self.model_config["model_dir"]), trusted=True)
+        settle(loaded.run.deterministic)
         self.model = loaded.model
         self.model.codec.requires_grad_(False)
         self.model.inverse_dynamics.requires_grad_(False)

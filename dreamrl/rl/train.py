@@ -1,145 +1,32 @@
-"""PPO in dreams, end to end: build the algorithm, iterate, log, checkpoint, resume."""
+"""PPO in dreams, end to end: iterate, log, checkpoint, resume, and go on when a process of Ray dies."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ray.exceptions import RayError
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.ppo import PPOConfig as RLlibPPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.tune.registry import register_env
-from torch import Tensor
 
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.cluster import LOG_FILE, stderr_to
 from dreamrl.config import RunConfig
 from dreamrl.curriculum import Curriculum
-from dreamrl.judge import Judge
 from dreamrl.metrics import MetricsWriter
 from dreamrl.probe import Probe
-from dreamrl.rl.env_runner import DreamEnvRunner
-from dreamrl.rl.learner import DreamPPOLearner, EpisodesToBatch, trained_model
-from dreamrl.rl.module import DreamRLModule
-from dreamrl.saving import (
-    Loaded,
-    load_pretrained,
-    model_tensors,
-    save_pretrained,
-    set_training,
-    set_weights,
-    training_tensors,
-)
+from dreamrl.restarts import Restarts
+from dreamrl.rl.algorithm import algorithm_config, enter_stage, learner_tensors, restore_learners
+from dreamrl.saving import Loaded, load_pretrained, model_tensors, save_pretrained, set_weights
 from dreamrl.stop import StopRequest
-from envs.reasoning_env import ReasoningEnv
 
 STAGE = "ppo"
-ENV_NAME = "dreamrl-reasoning"
 PROBE_EVERY = 5
-
-
-def make_env(env_config: dict[str, Any]) -> ReasoningEnv:
-    """The environment that RLlib makes; ``env_config["model_dir"]`` holds the frozen judge."""
-    loaded = load_pretrained(Path(env_config["model_dir"]), trusted=True)
-    return ReasoningEnv(loaded.run, loaded.world, loaded.text, Judge(loaded.model))
-
-
-def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) -> RLlibPPOConfig:
-    """RLlib's settings for ``run``; every process starts from the weights in ``model_dir``."""
-    register_env(ENV_NAME, make_env)
-    ppo = run.ppo
-    where = {"model_dir": str(model_dir.resolve()), "start_iteration": start_iteration}
-    config = RLlibPPOConfig()
-    config.environment(ENV_NAME, env_config=where)
-    config.env_runners(
-        env_runner_cls=DreamEnvRunner,
-        num_env_runners=ppo.num_env_runners,
-        num_envs_per_env_runner=1,
-        batch_mode="complete_episodes",
-        episodes_to_numpy=True,
-    )
-    config.learners(
-        num_learners=ppo.num_learners,
-        num_cpus_per_learner=1 if ppo.num_learners else "auto",
-        learner_class=DreamPPOLearner,
-        learner_connector=lambda *_: EpisodesToBatch(run=run, start_iteration=start_iteration),
-        learner_config_dict=where,
-        add_default_connectors_to_learner_pipeline=False,
-    )
-    # The buffers are constants and the stage of the curriculum, which is sent to every learner: nothing to broadcast.
-    config.framework("torch", torch_ddp_kwargs={"broadcast_buffers": False})
-    config.training(
-        # Reached by one round of sampling, whose episodes have at least two steps each: never a second round.
-        train_batch_size_per_learner=ppo.smallest_shard,
-        minibatch_size=ppo.minibatch_size,
-        num_epochs=ppo.epochs,
-        shuffle_batch_per_epoch=False,
-        lr=ppo.lr,
-        gamma=ppo.gamma,
-        lambda_=run.model.ppo_gae_lambda,
-        clip_param=run.model.ppo_clip_epsilon,
-        grad_clip=ppo.grad_clip,
-        grad_clip_by="global_norm",
-        use_kl_loss=False,
-    )
-    config.rl_module(rl_module_spec=RLModuleSpec(module_class=DreamRLModule, model_config={**where, "seed": run.seed}))
-    config.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1)
-    config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
-    config.debugging(seed=run.seed, log_level="ERROR")
-    return config
-
-
-def _learner_state(learner: Any, _: Any = None) -> dict[str, Tensor]:
-    optimizer = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1]
-    state = training_tensors(trained_model(learner), optimizer)
-    return {name: tensor.cpu().clone() for name, tensor in state.items()}
-
-
-def learner_tensors(algorithm: Algorithm) -> dict[str, Tensor]:
-    """Weights and optimizer state of the first learner (all hold the same)."""
-    assert algorithm.learner_group is not None
-    first: Any = next(iter(algorithm.learner_group.foreach_learner(_learner_state))).get()
-    if isinstance(first, Exception):
-        raise first
-    return first
-
-
-def restore_learners(algorithm: Algorithm, tensors: dict[str, Tensor]) -> None:
-    """Put a checkpoint into every learner, and its weights into every env runner."""
-
-    def restore(learner: Any, _: Any = None) -> None:
-        optimizer = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)[0][1]
-        set_training(trained_model(learner), optimizer, tensors)
-
-    assert algorithm.learner_group is not None and algorithm.env_runner_group is not None
-    for result in algorithm.learner_group.foreach_learner(restore):
-        result.get()
-    algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group, inference_only=True)
-
-
-def enter_stage(algorithm: Algorithm, number: int) -> None:
-    """Let every env runner and learner go on with stage ``number`` of the curriculum.
-
-    Called before every iteration, not only when the stage changes: a process may have been started anew. One that
-    is down just now gets the stage with its weights, from the env runner in this process.
-    """
-
-    def runner_enters(runner: Any) -> None:
-        runner.module.enter(number)
-
-    def learner_enters(learner: Any, _: Any = None) -> None:
-        learner.enter(number)
-
-    assert algorithm.learner_group is not None and algorithm.env_runner_group is not None
-    algorithm.env_runner_group.foreach_env_runner(runner_enters)
-    for result in algorithm.learner_group.foreach_learner(learner_enters):
-        if isinstance(error := result.get(), Exception):
-            raise error
 
 
 def ppo_on_ray(
@@ -151,6 +38,9 @@ def ppo_on_ray(
 ) -> Loaded | None:
     """Train ``run.ppo.iterations`` from the model in ``model_dir`` or the newest checkpoint under ``out``.
 
+    An env runner that dies is replaced by RLlib. RLlib does not survive the death of a learner, after which its
+    algorithm cannot be used: a new one is built from the newest checkpoint.
+
     Args:
         run: settings.
         out: the run's directory.
@@ -160,7 +50,22 @@ def ppo_on_ray(
 
     Returns:
         the trained model, saved as ``out/model``.
+
+    Raises:
+        RayError: processes died more than ``run.max_failures`` times without a new checkpoint in between.
     """
+    restarts = Restarts(STAGE, run.max_failures, out / "checkpoints")
+    while True:
+        try:
+            return _learn(run, out, model_dir, progress, stop)
+        except RayError as error:
+            restarts.count(error)
+
+
+def _learn(
+    run: RunConfig, out: Path, model_dir: Path, progress: Callable[..., None], stop: StopRequest | None
+) -> Loaded | None:
+    """:func:`ppo_on_ray` until it ends or a process dies."""
     found = newest_checkpoint(out / "checkpoints", STAGE)
     counts = {"iteration": 0, "episodes": 0, "env_steps": 0}
     if found is not None:
@@ -207,8 +112,14 @@ def ppo_on_ray(
         save_pretrained(loaded, out / "model")
     finally:
         writer.close()
-        algorithm.stop()
+        _end(algorithm, out)
     return loaded
+
+
+def _end(algorithm: Algorithm, out: Path) -> None:
+    """Stop what is left of ``algorithm``; one whose processes died complains, which must not hide why."""
+    with stderr_to(out / LOG_FILE), contextlib.suppress(Exception):
+        algorithm.stop()
 
 
 def take_in(curriculum: Curriculum | None, values: dict[str, float]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from dreamrl.data import RandomPlay
 from dreamrl.ppo import PPOTrainer
 from dreamrl.ppo_loss import dream_loss
 from dreamrl.pretrain import train_codec
+from dreamrl.rl.algorithm import algorithm_config, enter_stage, learner_tensors
 from dreamrl.rl.module import SCORED
-from dreamrl.rl.train import algorithm_config, enter_stage, learner_tensors, ppo_on_ray
+from dreamrl.rl.train import ppo_on_ray
 from dreamrl.saving import load_pretrained, model_tensors, new_model, save_pretrained, weights
 from envs.reasoning_batch import Phase
 from envs.world import Outcome

@@ -13,9 +13,10 @@ from dreamrl.metrics import explain
 from dreamrl.ppo import PPOTrainer
 from dreamrl.ppo_loss import dream_loss, ppo_loss
 from dreamrl.pretrain import train_codec
+from dreamrl.rl.algorithm import algorithm_config, learner_tensors, restore_learners
 from dreamrl.rl.learner import PLACE
 from dreamrl.rl.module import SCORED
-from dreamrl.rl.train import algorithm_config, iteration_metrics, learner_tensors, restore_learners
+from dreamrl.rl.train import iteration_metrics
 from dreamrl.saving import load_pretrained, model_tensors, new_model, save_pretrained, weights
 from envs.reasoning_batch import Phase
 from envs.world import Outcome

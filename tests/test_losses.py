@@ -272,3 +272,12 @@ def test_alignment_matches_first_pictures_and_moves_with_last_pictures(make_load
             total += float(sums.logsumexp(0) - a[i] @ b[i] / heat) / 30
     assert alike > 0
     assert float(alignment_loss(model, batch)[0]) == pytest.approx(total, rel=1e-4)
+
+
+def test_autocast_changes_the_loss_only_as_far_as_bfloat16_rounds(model, batch):
+    loss, _ = pretrain_loss(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = pretrain_loss(model, batch)
+    rounded.backward()
+    assert rounded.item() == pytest.approx(loss.item(), rel=0.02) and rounded.item() != loss.item()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

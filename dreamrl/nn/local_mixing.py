@@ -32,5 +32,6 @@ class LocalMixing(nn.Module):
         for index, (rows, columns) in enumerate(sizes.tolist()):
             own, used = which == index, rows * columns
             picture = normed[own, :used].transpose(1, 2).unflatten(2, (rows, columns))  # (n, D, rows, columns)
-            mixed[own, :used] = self.depthwise(picture).flatten(2).transpose(1, 2).to(x.dtype)  # under autocast it is narrower
+            # Under autocast the convolution is narrower than what it is added to.
+            mixed[own, :used] = self.depthwise(picture).flatten(2).transpose(1, 2).to(x.dtype)
         return x + self.pointwise(mixed)

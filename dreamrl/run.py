@@ -74,10 +74,12 @@ def _run_stages(
         else:
             shutil.copytree(out / "pretrained", out / "model", dirs_exist_ok=True)
         if "eval" in stages:
+            from dreamrl.report.page import write_report
             from dreamrl.summary import write_summary
 
             _timed(seconds, "eval", out, lambda: write_summary(run, out, seconds, stop))
-            print(f"results in {out}: model/, summary.json, metrics.jsonl, tensorboard/, dreams/")
+            write_report(out, out / "report.html")
+            print(f"results in {out}: report.html, model/, summary.json, metrics.jsonl, tensorboard/, dreams/")
         else:
             print(f"pretrained model in {out / 'model'}")
 

@@ -11,6 +11,7 @@ from PIL import Image
 from dreamrl import preflight
 from dreamrl.cli import main
 from dreamrl.errors import UserError
+from dreamrl.settings import load_settings, write_yaml
 
 
 @pytest.mark.parametrize(
@@ -158,3 +159,26 @@ def test_bugs_keep_their_traceback(fake_work, error):
     fake_work.error = error
     with pytest.raises(type(error)):
         main(["train"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--restarts", "-1"], "--restarts (-1) must be between 0 and 10000"),
+        (["train", "--storage", "copy"], "storage (copy) must be a URI such as"),
+        (["train", "--resume", "lost", "--storage", "file:///nowhere/at/all"], "nothing to resume at file:///nowhere"),
+        (["train", "max_failures=-1"], "max_failures (-1) must be"),
+        (["pretrain", "pretrain.min_workers=3", "pretrain.num_workers=2"], "min_workers (3) must be <="),
+    ],
+)
+def test_what_survives_deaths_is_checked_first(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_another_storage_than_that_of_the_run_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_yaml(load_settings(overrides=["storage=file:///a"]), tmp_path / "config.yaml")
+    assert main(["train", "--resume", ".", "--storage", "file:///b"]) == 2
+    assert "--storage file:///b contradicts storage (file:///a)" in capsys.readouterr().err

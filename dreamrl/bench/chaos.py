@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from dreamrl.bench.processes import Job, reached
+from dreamrl.bench.processes import Job, ray_processes, reached
 from dreamrl.errors import UserError
 from dreamrl.pretrain import LOG_EVERY
 
@@ -116,7 +116,7 @@ def under_fire(
 
 def kill_one(job: Job, what: str, dice: random.Random) -> None:
     """SIGKILL to one process that is a ``what``."""
-    pids = drivers(job) if what == "driver" else job.children(TITLES[what])
+    pids = drivers(job) if what == "driver" else ray_processes(job.process.pid, TITLES[what])
     if not pids:
         raise UserError(f"there is no {what} to kill; see {job.log}")
     os.kill(dice.choice(pids), signal.SIGKILL)

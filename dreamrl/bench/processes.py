@@ -46,17 +46,6 @@ class Job:
         """Whether the first process lives."""
         return self.process.poll() is None
 
-    def children(self, title: str) -> list[int]:
-        """Ids of the Ray processes under it whose title, as ``ps`` shows it, holds ``title``."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    command = " ".join(process.cmdline())
-                    if command.startswith("ray::") and title in command:
-                        found.append(process.pid)
-        return sorted(found)
-
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Whether ``until()`` came true before the process ended and ``seconds`` were over."""
         deadline = time.monotonic() + seconds
@@ -86,6 +75,18 @@ class Job:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+
+
+def ray_processes(pid: int, title: str) -> list[int]:
+    """Ids of the Ray processes that process ``pid`` started and whose title, as ``ps`` shows it, holds ``title``."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                command = " ".join(process.cmdline())
+                if command.startswith("ray::") and title in command:
+                    found.append(process.pid)
+    return sorted(found)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

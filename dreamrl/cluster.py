@@ -63,6 +63,10 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
             f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start --head` "
             "or use --address local"
         ) from error
+    except Exception as error:  # what Ray raises here is a bare one
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError("Ray took too long to start: close other programs and try again") from error
     try:
         if address == "auto":
             check_found(ray.get_runtime_context().gcs_address)

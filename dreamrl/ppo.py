@@ -19,7 +19,7 @@ from dreamrl.curriculum import Curriculum, Stage
 from dreamrl.data import RandomPlay
 from dreamrl.judge import Judge
 from dreamrl.ppo_loss import learning_rate, ppo_loss
-from dreamrl.rollout import own_steps, play, reward_parts, step_columns
+from dreamrl.rollout import episodes, play, reward_parts, shared_out
 from dreamrl.saving import Loaded, set_training, training_tensors
 from envs.questions import stream
 from envs.reasoning_batch import ReasoningBatch
@@ -54,6 +54,7 @@ class PPOTrainer:
         self.iteration = iteration
         self.learners = max(1, self.run.ppo.num_learners)
         self.steps = 0  # env steps of the last iteration
+        self.simulated = 0  # what the simulator was asked in it: steps of every dream, and answers
 
     def iterate(self, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Sample, learn; ``progress`` is called after every gradient step. Returns metrics by name."""
@@ -97,22 +98,23 @@ class PPOTrainer:
     def sample(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """Shuffled, normalised columns of one iteration's episodes, and their mean reward components."""
         run = self.run
-        first = self.iteration * run.ppo.questions_per_iteration
-        numbers = list(range(first, first + run.ppo.questions_per_iteration))
-        trace = play(run, self.batch, numbers, lambda *args: policy.act(self.model, *args))
         rows: dict[str, list[np.ndarray]] = {}
-        for q in range(len(numbers)):
-            steps = own_steps(trace, q)
-            extra = step_columns(run, steps, self.batch.final_info(q))
-            obs, action = ({k: np.stack([s[part][k] for s in steps]) for k in steps[0][part]} for part in PARTS)
-            for name, value in flat(obs, action, extra).items():
-                rows.setdefault(name, []).append(value)
+        finals = []
+        self.simulated = 0
+        for numbers in shared_out(run, self.iteration):
+            trace = play(run, self.batch, numbers, lambda *args: policy.act(self.model, *args))
+            for played in episodes(run, self.batch, trace):
+                before = {k: v[:-1] for k, v in played.obs.items()}
+                for name, value in flat(before, played.action, played.columns).items():
+                    rows.setdefault(name, []).append(value)
+                finals.append(played.infos[-1])
+            self.simulated += int(self.batch.lengths.sum()) + len(numbers)
         columns = {name: np.concatenate(values) for name, values in rows.items()}
         normalise(columns)
         self.steps = count = len(next(iter(columns.values())))
         order = stream(run.seed, 5, self.iteration, count).permutation(count)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
-        return tensors, reward_parts(self.batch)
+        return tensors, reward_parts(finals)
 
     def minibatches(self, columns: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
         """``ppo.epochs`` passes over the rows, as RLlib takes them: what an epoch leaves over goes on into the next."""
@@ -135,6 +137,3 @@ class PPOTrainer:
         norm = nn.utils.clip_grad_norm_(self.trained, ppo.grad_clip)
         self.optimizer.step()
         return {k: float(v.detach()) for k, v in metrics.items()} | {"grad_norm": float(norm)}
-
-
-PARTS = ("obs", "action")

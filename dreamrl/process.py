@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +24,8 @@ def settle(deterministic: bool = False) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # finds mistakes, which is not what is asked here
+        # Filling fresh memory finds mistakes, which is not what is asked here.
+    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

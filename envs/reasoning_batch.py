@@ -268,6 +268,7 @@ class ReasoningBatch:
         return {
             "answer": self.answers[index],
             "reward_parts": self.breakdown(index),
+            "world": self.questions[index].scene.label,
             "focus_target": focus,
             "answer_tokens": tokens,
             "dreams_shown": shown,

@@ -68,6 +68,11 @@ class Scene(ABC):
     legal: tuple[int, ...] | None = None
     """Actions that mean something here, if not all do; random play takes no others."""
 
+    @property
+    def label(self) -> str:
+        """Family and world, where worlds are mixed; otherwise empty."""
+        return f"{self.family}.{self.world}" if self.world else ""
+
     @abstractmethod
     def step(self, state: State, action: int) -> tuple[State, Outcome]:
         """The simulator's next state and its outcome; ``state`` itself stays as it was."""

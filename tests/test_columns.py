@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from steps import own_steps
 
 from dreamrl import columns, policy
 from dreamrl.columns import flat, learned_columns, nested, normalise
 from dreamrl.config import PPOConfig
 from dreamrl.judge import Judge
-from dreamrl.rollout import own_steps, play
+from dreamrl.rollout import play
 from envs.reasoning_batch import Phase, ReasoningBatch
 
 QUESTIONS = 6

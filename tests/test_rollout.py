@@ -1,13 +1,16 @@
 """Sampling whole episodes: each question has its own random numbers, and the trace says what happened."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from steps import own_steps, step_columns
 
 from dreamrl import columns, policy
 from dreamrl.config import PPOConfig
 from dreamrl.judge import Judge
-from dreamrl.rollout import own_steps, play, reward_parts, step_columns
+from dreamrl.rollout import episodes, play, reward_parts, shared_out, together
 from envs.reasoning_batch import Phase, ReasoningBatch, training_question
 from envs.reasoning_env import ReasoningEnv
 
@@ -75,8 +78,8 @@ def test_random_numbers_differ_by_question_dream_and_step_and_repeat(loaded, mak
     drawn = torch.stack(steps)  # (steps, Q, N, P + 2)
     assert ((drawn >= 0) & (drawn < 1)).all()
     assert len(drawn.flatten().unique()) > 0.999 * drawn.numel()
-    for together, alone in zip(seen[0], seen[1], strict=False):
-        assert torch.equal(together[1][2], alone[1][0]) and torch.equal(together[2][2], alone[2][0])
+    for many, alone in zip(seen[0], seen[1], strict=False):
+        assert torch.equal(many[1][2], alone[1][0]) and torch.equal(many[2][2], alone[2][0])
 
 
 def test_the_trace_replays_in_the_environment(loaded, make_batch):
@@ -114,10 +117,46 @@ def test_columns_of_a_question_hold_the_policy_and_what_is_to_be_learned(loaded,
         assert "focus_target" not in steps[-1]["info"]  # the trace itself stays as it was
 
 
+def test_episodes_are_the_steps_of_each_question_one_by_one(loaded, make_batch):
+    batch = make_batch()
+    trace = played(loaded, batch, list(range(6)))
+    for q, found in enumerate(episodes(loaded.run, batch, trace)):
+        steps, final = own_steps(trace, q), batch.final_info(q)
+        for name, column in step_columns(loaded.run, steps, final).items():
+            assert (found.columns[name] == column).all(), name
+        for t, step in enumerate(steps):
+            assert all((found.obs[k][t] == v).all() for k, v in step["obs"].items())
+            assert all((found.action[k][t] == v).all() for k, v in step["action"].items())
+        assert len(found.infos) == len(steps) and found.infos[-1]["answer"] == final["answer"]
+        assert (found.obs["phase"][-1] == Phase.OVER).all() and len(found.obs["phase"]) == len(steps) + 1
+
+
+@pytest.mark.parametrize("questions", [1, 3, 12, 256, 1000])
+def test_questions_are_shared_out_in_the_same_batches_whoever_samples(loaded, questions):
+    def run(samplers):
+        ppo = PPOConfig(questions_per_iteration=questions, num_env_runners=0, num_learners=0, minibatch_size=1)
+        object.__setattr__(ppo, "num_env_runners", samplers)  # also where they do not divide the questions
+        return replace(loaded.run, ppo=ppo)
+
+    whole = list(shared_out(run(0), 2))
+    assert [n for batch in whole for n in batch] == list(range(2 * questions, 3 * questions))
+    assert max(map(len, whole)) <= together(run(0)) <= 64
+    for samplers in (1, 2, 4):
+        shares = [list(shared_out(run(samplers), 2, shard, samplers)) for shard in range(samplers)]
+        assert sorted(batch for share in shares for batch in share) == whole
+    assert len(list(shared_out(run(8), 2))) >= min(8, len(whole))
+
+
+def test_as_many_questions_as_are_asked_for(loaded):
+    for count in (0, 1, 70, 500):
+        numbers = [n for batch in shared_out(loaded.run, 1, 1, 2, count) for n in batch]
+        assert len(set(numbers)) == len(numbers) == count
+
+
 def test_reward_parts_are_means_over_questions(loaded, make_batch):
     batch = make_batch()
     played(loaded, batch, [0, 1, 2, 3])
-    parts = reward_parts(batch)
+    parts = reward_parts([batch.final_info(q) for q in range(4)])
     each = [batch.breakdown(q) for q in range(4)]
     assert parts.keys() == each[0].keys()
     for name, value in parts.items():

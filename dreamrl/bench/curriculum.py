@@ -109,7 +109,7 @@ def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boa
     while not curve or (curve[-1]["exact_match"] < target and steps < budget):
         for _ in range(every if curve else 0):
             trainer.iterate()
-            steps += int(trainer.batch.lengths.sum()) + len(trainer.batch.questions)
+            steps += trainer.simulated
         result = evaluate(loaded, exam, [DREAMS], BOARDS_SEED)[DREAMS]
         stage = None if trainer.curriculum is None else trainer.curriculum.number + 1
         exact = round(float(result.exact.mean()), 4)

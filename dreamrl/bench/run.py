@@ -20,12 +20,18 @@ BENCHMARKS = {
     "moe": "wall time of the best 2 of 4 experts against all 4, at the base size",
     "graph": "time of reading dreams against their number and length",
     "decode": "writing with the key-value cache against without",
+    "rollout": "env steps per second while sampling: a bare loop, ours, and RLlib's own env runner",
+    "ppo": "a whole PPO iteration: ours, RLlib's own, Stable-Baselines3; and where the time goes",
+    "pretrain": "Ray Train against the plain loop, two workers against one, and waiting for data",
+    "generate": "dreams per second, and how time grows with T, N, board size and length of the text",
     "context": "loss and retrieval at 512 to 4096 tokens, for every kind of positions",
     "reward": "how well the reward model tells true dreams from corrupted ones on held-out boards",
     "data": "pretraining on collected records against random play on the fly: speed and memory",
     "curriculum": "steps in the simulator until held-out boards are answered, with and without the curriculum",
     "frozen-lake": "the published task: train on 3x3 to 6x6 boards, measure by size up to 8x8 (hours)",
     "families": "one model for worlds of four families: accuracy, and what its experts are for (an hour)",
+    "resume": "a run that is killed 20 times against one that is left alone: weights and curves (minutes)",
+    "chaos": "something is killed every 5 updates of a whole run: does it finish, as good and nearly as fast?",
     "feedback": "how far feedback moves a style, and what it costs (model_dir=DIR)",
 }
 """Name -> what it measures."""

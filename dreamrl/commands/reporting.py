@@ -41,15 +41,15 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Set two runs side by side."""
-    first, second = (run.resolve().name for run in args.runs)
-    out = args.out or Path(f"compare-{first}-{second}.html")
+    first, second = args.runs
+    out = args.out or Path(f"compare-{first.resolve().name}-{second.resolve().name}.html")
     choices = _checked(args, out)
     with quiet_stdout(args.json):
         from dreamrl.process import settle
         from dreamrl.report.compare import write_comparison
 
         settle()
-        result = write_comparison(*args.runs, out, **choices)
+        result = write_comparison(first, second, out, **choices)
     print_result(result, args.json)
 
 

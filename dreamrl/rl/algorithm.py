@@ -28,6 +28,7 @@ from dreamrl.judge import Judge
 from dreamrl.rl.env_runner import DreamEnvRunner
 from dreamrl.rl.learner import DreamPPOLearner, EpisodesToBatch, trained_model
 from dreamrl.rl.module import DreamRLModule
+from dreamrl.rollout import reward_parts, shared_out
 from dreamrl.saving import load_pretrained, set_training, training_tensors
 from envs.reasoning_env import ReasoningEnv
 
@@ -51,6 +52,7 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
         env_runner_cls=DreamEnvRunner,
         num_env_runners=ppo.num_env_runners,
         num_envs_per_env_runner=1,
+        create_env_on_local_worker=True,  # it plays what lost env runners should have played
         batch_mode="complete_episodes",
         episodes_to_numpy=True,
     )
@@ -95,21 +97,24 @@ class DreamPPO(PPO):
             cast(Any, self.learner_group),
             cast(Any, self.config),
         )
+        ours = isinstance(runners.local_env_runner, DreamEnvRunner)  # which knows what an iteration asks
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes, results = cast(
                 Any,
                 synchronous_parallel_sample(
                     worker_set=runners,
-                    max_env_steps=config.total_train_batch_size,
+                    max_env_steps=None if ours else config.total_train_batch_size,
                     sample_timeout_s=config.sample_timeout_s,
                     _uses_new_env_runners=True,
                     _return_metrics=True,
                 ),
             )
-            if not episodes:
-                return
-            episodes.sort(key=question_number)
+            if ours:
+                episodes = complete(episodes, results, runners.local_env_runner)
             self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+            finals = [episode.get_infos(-1) for episode in episodes if episode.is_done]
+            if finals and "reward_parts" in finals[0]:
+                self.metrics.log_dict(reward_parts(finals), key="reward_parts", window=1)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             results = learners.update(
@@ -128,10 +133,17 @@ class DreamPPO(PPO):
             )
 
 
-def question_number(episode: Any) -> int:
-    """The number of an episode's question; 0 from an env runner that does not number them."""
-    infos = episode.get_infos(0)
-    return int(infos.get("number", 0)) if isinstance(infos, dict) else 0
+def complete(episodes: list[Any], results: list[Any], here: DreamEnvRunner) -> list[Any]:
+    """All episodes of the iteration, by number. What a lost env runner should have played is played ``here``.
+
+    ``results``, the metrics of the env runners, get those of what was played here.
+    """
+    by_number = {int(episode.get_infos(0)["number"]): episode for episode in episodes}
+    missing = [numbers for numbers in shared_out(here.run, here.iteration) if numbers[0] not in by_number]
+    if missing:
+        by_number |= {int(e.get_infos(0)["number"]): e for e in here.play_batches(missing)}
+        results.append(here.get_metrics())
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def _learner_state(learner: Any, _: Any = None) -> dict[str, Tensor]:

@@ -139,7 +139,7 @@ def take_in(curriculum: Curriculum | None, values: dict[str, float]) -> dict[str
 def iteration_metrics(result: dict[str, Any], seconds: float) -> dict[str, float]:
     """Our names for what RLlib reports of one iteration; ``steps`` is the number of env steps in it."""
     runners, learner = result["env_runners"], result["learners"][DEFAULT_MODULE_ID]
-    values = {f"ppo/{k}": float(v) for k, v in runners["reward_parts"].items()}
+    values = {f"ppo/{k}": float(v) for k, v in result["reward_parts"].items()}
     names = set(LEARNER_METRICS) | {k for k in learner if k.startswith("expert_usage/")}
     values |= {f"ppo/{k}": float(learner[k]) for k in names if k in learner and np.isscalar(learner[k])}
     values["ppo/dream_return"] = float(runners["episode_return_mean"])

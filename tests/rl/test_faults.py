@@ -25,7 +25,7 @@ RUN = RunConfig(
     model=DreamingConfig(embedding_dim=16, num_heads=2, codec_hidden=32, num_dream_sequences=3, dream_length=4),
     ppo=PPOConfig(
         iterations=6,
-        questions_per_iteration=12,
+        questions_per_iteration=16,
         minibatch_size=10,
         replay_scenes=2,
         num_learners=2,
@@ -79,7 +79,7 @@ def assert_same(first, second):
 
 def test_a_killed_learner_is_rebuilt_from_the_newest_checkpoint(undisturbed, model_dir, tmp_path, capsys):
     assert_same(train(model_dir, tmp_path / "run", runners=1, kills="learner"), undisturbed)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ppo:")]
     assert line.startswith("ppo: a process died (") and line.endswith("; going on from ppo-00000002")
 
 

@@ -253,7 +253,7 @@ def test_same_seed_gives_the_same_weights(algorithm, model_dir):
 
 
 def test_two_runners_sample_what_one_does(model_dir):
-    """Runner r of W takes every W-th question; together they take the same ones, with the same random numbers."""
+    """Runner r of W takes every W-th batch of questions; together they sample the same."""
     from dreamrl.rl.env_runner import DreamEnvRunner
 
     directory, run = model_dir
@@ -263,12 +263,10 @@ def test_two_runners_sample_what_one_does(model_dir):
         config.validate()
         runner = DreamEnvRunner(config=config, worker_index=index)
         runner.run = replace(run, ppo=replace(run.ppo, num_env_runners=runners))
-        return [(e.get_infos()[0]["question"], len(e), e.get_return()) for e in runner.sample()]
+        return [(e.get_infos()[0]["number"], len(e), e.get_return()) for e in runner.sample()]
 
-    together = play(0, 0)
-    for ours, theirs in zip((together[0::2], together[1::2]), (play(2, 1), play(2, 2)), strict=True):
-        assert [e[:2] for e in ours] == [e[:2] for e in theirs]
-        assert [e[2] for e in ours] == pytest.approx([e[2] for e in theirs], abs=1e-3)
+    shares = [play(2, 1), play(2, 2)]
+    assert all(shares) and sorted(shares[0] + shares[1]) == play(0, 0)  # to the last bit
 
 
 def test_stock_env_runner_can_step_the_environment_and_train(model_dir):

@@ -13,6 +13,7 @@ from PIL import Image
 from dreamrl.errors import UserError
 from dreamrl.graph_view import graph_data
 from dreamrl.imagine import Answers, Imagined, Wording, answer, imagine
+from dreamrl.notebook import Result
 from dreamrl.pictures import as_pictures
 from dreamrl.saving import Loaded, load_pretrained, named_world
 from dreamrl.types import Dream, Triplet
@@ -75,7 +76,7 @@ def generate(
             raise UserError(f"{name} ({value}) must be between {low} and {high}")
     count = num_dreams or loaded.run.model.num_dream_sequences
     about = loaded.world.scene(scene) if isinstance(scene, dict) else scene
-    question, warnings = _question(loaded, prompt, about, images, seed)
+    question, warnings = question_about(loaded, prompt, about, images, seed)
     checked = not isinstance(question.scene, PictureScene)
     wording = Wording(temperature=temperature, top_p=top_p, max_length=max_length, seed=seed)
     with contextlib.ExitStack() as stack:
@@ -95,23 +96,25 @@ def generate(
         if watch_dreams:
             watcher.update(shown)
     focus, text = int(answers.focus[0]), answers.texts[0]
-    image = _picture(loaded, question, answers) if output_mode != "text" else None
+    image = answer_picture(loaded, question, answers) if output_mode != "text" else None
     verdict = None
     if checked and loaded.world.interpret(question.text, question.scene) is not None:
         verdict = loaded.world.verify(question, text)
-    return {
-        "output": {"text": text, "image": image, "both": {"text": text, "image": image}}[output_mode],
-        "text": text,
-        "image": image,
-        "dreams": shown,
-        "graph_data": _graph(loaded, imagined, answers),
-        "rewards": _rewards(imagined) if checked else None,
-        "confidence": 0.0 if warnings else round(float(answers.confidence[0]), 4),
-        "verdict": verdict,
-        "question": question.text,
-        "focus": focus if focus < count else None,
-        "warnings": warnings,
-    }
+    return Result(
+        {
+            "output": {"text": text, "image": image, "both": {"text": text, "image": image}}[output_mode],
+            "text": text,
+            "image": image,
+            "dreams": shown,
+            "graph_data": graph_of(loaded, imagined, answers),
+            "rewards": rewards_of(imagined) if checked else None,
+            "confidence": 0.0 if warnings else round(float(answers.confidence[0]), 4),
+            "verdict": verdict,
+            "question": question.text,
+            "focus": focus if focus < count else None,
+            "warnings": warnings,
+        }
+    )
 
 
 def visualize(loaded: Loaded, prompt: str, save: Path | None, **options: Any) -> Image.Image:
@@ -132,18 +135,21 @@ def visualize(loaded: Loaded, prompt: str, save: Path | None, **options: Any) ->
     return sheet
 
 
-def _picture(loaded: Loaded, question: Question, answers: Answers) -> Image.Image:
+def answer_picture(loaded: Loaded, question: Question, answers: Answers) -> Image.Image:
     """The answer as a picture."""
     rows, columns = question.scene.grid
     return Image.fromarray(loaded.model.codec.decode(answers.pictures[0, : rows * columns], (rows, columns)))
 
 
-def _graph(loaded: Loaded, imagined: Imagined, answers: Answers) -> dict[str, Any]:
+def graph_of(loaded: Loaded, imagined: Imagined, answers: Answers) -> dict[str, Any]:
+    """The graph in which the dreams were read, see :func:`dreamrl.graph_view.graph_data`."""
     batch = imagined.batch
     return graph_data(answers.reading.edges, batch.actions[0], batch.beliefs[0], batch.lengths[0], loaded.world.actions)
 
 
-def _question(loaded: Loaded, prompt: str, scene: Scene | None, images: Any, seed: int) -> tuple[Question, list[str]]:
+def question_about(
+    loaded: Loaded, prompt: str, scene: Scene | None, images: Any, seed: int
+) -> tuple[Question, list[str]]:
     """What is asked, and why its answer is not to be trusted, if so."""
     warnings, extra = [], ()
     rng = stream(seed, 10)
@@ -202,7 +208,7 @@ def to_dreams(loaded: Loaded, imagined: Imagined, index: int, answers: Answers |
     return out
 
 
-def _rewards(imagined: Imagined) -> list[dict[str, float]]:
+def rewards_of(imagined: Imagined) -> list[dict[str, float]]:
     """Reward components of each dream of the first question."""
     return [
         {

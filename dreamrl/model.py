@@ -123,9 +123,10 @@ class DreamingReasoningLLM(DreamingModel):
         ``return_dreams`` adds the dreams as pictures.
         """
         from dreamrl.generate import generate
+        from dreamrl.notebook import Result
 
         result = generate(self.loaded, prompt, **options)
-        return result if return_dreams else {k: v for k, v in result.items() if k != "dreams"}
+        return result if return_dreams else Result({k: v for k, v in result.items() if k != "dreams"})
 
     def visualize_thinking(self, prompt: str = "", save: str | Path | None = None, **options: Any) -> Image.Image:
         """The dreams as filmstrips, and the graph in which they are read, as one picture.

@@ -59,6 +59,9 @@ def test_ray_is_imported_where_processes_are_started_and_nowhere_else():
         "dreamrl/cluster.py",
         "dreamrl/collect.py",
         "dreamrl/pretrain.py",
+        "dreamrl/ray_metrics.py",
+        "dreamrl/serving/deployment.py",
+        "dreamrl/serving/launch.py",
         "dreamrl/submit.py",
         "dreamrl/tune_ray.py",
     }

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "curriculum": "steps in the simulator until held-out boards are answered, with and without the curriculum",
     "frozen-lake": "the published task: train on 3x3 to 6x6 boards, measure by size up to 8x8 (hours)",
     "families": "one model for worlds of four families: accuracy, and what its experts are for (an hour)",
+    "serve": "answers per second and latency of one client and of 32, and with a replica killed",
     "resume": "a run that is killed 20 times against one that is left alone: weights and curves (minutes)",
     "chaos": "something is killed every 5 updates of a whole run: does it finish, as good and nearly as fast?",
     "feedback": "how far feedback moves a style, and what it costs (model_dir=DIR)",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from dreamrl.commands import asking, reporting, searching, tools, training
+from dreamrl.commands import asking, reporting, searching, serving, tools, training
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ COMMANDS = {
     ),
     "eval": Command("measure a model on held-out or given items", asking.eval_arguments, asking.evaluate),
     "generate": Command("answer one prompt", asking.generate_arguments, asking.generate),
+    "serve": Command("answer over HTTP, with a web page", serving.serve_arguments, serving.serve),
+    "chat": Command("talk to a model in the terminal", serving.chat_arguments, serving.chat),
     "report": Command(
         "write a run's curves, results and dreams as one HTML file", reporting.report_arguments, reporting.report
     ),

@@ -109,7 +109,10 @@ def save_checkpoint(root: Path, name: str, tensors: dict[str, Tensor], state: di
         digests = {file: sha256(partial / file) for file in (TENSORS, STATE)}
         _write_json({"format_version": FORMAT_VERSION, "sha256": digests}, partial / MANIFEST)
     for old in _checkpoints(root, match["stage"])[keep:]:
-        shutil.rmtree(old)
+        if old.is_symlink():  # somebody else's doing; what it leads to stays
+            old.unlink()
+        else:
+            shutil.rmtree(old)
     return root / name
 
 
@@ -134,6 +137,9 @@ def newest_checkpoint(root: Path, stage: str) -> tuple[Path, dict[str, Tensor], 
 
 
 def _read_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    for path in (directory, *(directory / file for file in (MANIFEST, TENSORS, STATE))):
+        if path.is_symlink():  # a checkpoint is read where it was written, so nobody needs one
+            raise UserError(f"{path} is a link, which dreamrl never writes")
     manifest = _read_json(directory / MANIFEST)
     _check_version(manifest, directory / MANIFEST)
     digests = manifest.get("sha256")
@@ -171,11 +177,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise UserError(
             f"{path} is not a safetensors file or is cut short ({error}); copy or train it again"
         ) from error
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise UserError(f'{path}: "{name}" holds more than finite real numbers; train it again')
+    return tensors
 
 
 def _write_json(value: dict[str, Any], path: Path) -> None:

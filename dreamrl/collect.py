@@ -18,6 +18,7 @@ from dreamrl.errors import UserError
 from dreamrl.files import sha256
 from dreamrl.manifest import (
     MANIFEST,
+    MAX_SHARDS,
     PATCHES,
     Manifest,
     StoredFile,
@@ -37,7 +38,6 @@ from envs.registry import world_of
 SAVE_SECONDS = 5.0
 """Least time between two writings of the manifest: what a kill costs at most, besides unfinished shards."""
 POLL_SECONDS = 0.5
-MAX_SHARDS = 100_000
 TRIED = 32
 """Records that are drawn beforehand to see that the world can."""
 AGAIN = "run the same command again to go on"

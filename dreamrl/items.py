@@ -31,7 +31,7 @@ def read_items(path: Path, world_name: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8"))
+            item = _parse(line)
             if not isinstance(item, dict):
                 raise WorldError(f"must be an object of world options, not {line.decode().strip()[:40]}")
             world.scene(item)
@@ -47,3 +47,12 @@ def read_items(path: Path, world_name: str) -> list[dict[str, Any]]:
     if not items:
         raise UserError(f"{path} holds no items; put one JSON object of world options on each line")
     return items
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise WorldError(f"not valid JSON ({error})") from error

@@ -23,6 +23,8 @@ FORMAT_VERSION = 1
 """Raised when what is written changes: other versions then refuse it in one line."""
 MANIFEST, PATCHES, REMEMBERED = "manifest.json", "patches.parquet", "data.json"
 FIX = "collect it again with `dreamrl collect`"
+MAX_SHARDS = 100_000
+"""Most files of records in a directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,8 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = Manifest(
             settings=dict(data["settings"]), num=int(data["num"]), shard_size=int(data["shard_size"]), files=files
         )
-        sound = manifest.num > 0 and manifest.shard_size > 0 and set(files) <= set(manifest.contents)
+        sound = manifest.num > 0 and manifest.shard_size > 0 and manifest.num_shards <= MAX_SHARDS
+        sound = sound and set(files) <= set(manifest.contents)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was edited or is damaged ({error!r}); {FIX}") from error
     if not sound:

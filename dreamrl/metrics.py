@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import SupportsFloat
@@ -101,12 +102,17 @@ EVENT_SECONDS = 2
 """Seconds of TensorBoard events that a kill -9 may lose; metrics.jsonl loses nothing."""
 
 
-def explain(name: str) -> str:
-    """The glossary's line for ``name``, which may fill in a ``*``; KeyError for a name that nobody defined."""
+def pattern_of(name: str) -> str:
+    """The glossary's key for ``name``, which may fill in a ``*``; KeyError for a name that nobody defined."""
     pattern = name if name in GLOSSARY else f"{name.rpartition('/')[0]}/*"
     if pattern not in GLOSSARY or name.endswith(("/", "*")):
         raise KeyError(f"metric {name!r} is not in dreamrl.metrics.GLOSSARY; add it there or correct its name")
-    return GLOSSARY[pattern]
+    return pattern
+
+
+def explain(name: str) -> str:
+    """The glossary's line for ``name``, see :func:`pattern_of`."""
+    return GLOSSARY[pattern_of(name)]
 
 
 def expand(pattern: str, values: Iterable[SupportsFloat], names: Iterable[str] | None = None) -> dict[str, float]:
@@ -137,6 +143,8 @@ def glossary_markdown() -> str:
 class MetricsWriter:
     """Writes metrics twice: as JSON lines for programs, as TensorBoard events for people.
 
+    Where Ray runs, they are on its dashboard as well (``dreamrl.ray_metrics``), under the directory's name.
+
     A line of ``metrics.jsonl`` reads ``{"stage": "ppo", "step": 3, "ppo/success": 0.4}``; a value that is not
     finite is null. Every stage has its own folder of events, because each counts its steps from 0.
 
@@ -158,7 +166,7 @@ class MetricsWriter:
     def write(self, step: int, stage: str, values: Mapping[str, SupportsFloat]) -> None:
         """Log ``values`` by name; numpy and torch scalars are fine. KeyError for a name not in the glossary."""
         for name in values:
-            explain(name)
+            pattern_of(name)
         numbers = {name: float(value) for name, value in values.items()}
         known = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         self._file.write(json.dumps({"stage": stage, "step": int(step), **known}) + "\n")
@@ -167,6 +175,10 @@ class MetricsWriter:
         for name, value in known.items():
             if value is not None:
                 board.add_scalar(name, value, int(step))
+        if "ray" in sys.modules:  # else it cannot run, and a plain Python stays without it
+            from dreamrl.ray_metrics import show
+
+            show(numbers, self._run)
 
     def image(self, tag: str, array: np.ndarray, step: int) -> None:
         """Show a picture, uint8 (H, W, 3), in TensorBoard; ``tag`` begins with its stage, "ppo/dreams"."""
@@ -189,6 +201,14 @@ class MetricsWriter:
         self._file.close()
         for board in self._boards.values():
             board.close()
+        if "dreamrl.ray_metrics" in sys.modules:
+            from dreamrl.ray_metrics import forget
+
+            forget(self._run)
+
+    @property
+    def _run(self) -> str:
+        return self.directory.resolve().name
 
     def _board(self, stage: str) -> SummaryWriter:
         if stage not in self._boards:

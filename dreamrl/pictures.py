@@ -15,11 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dreamrl.errors import UserError
-
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded; a file of a few bytes can claim any size."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")
-"""Formats of files that are read; some others run an external program when they are opened."""
+from dreamrl.preflight import FORMATS, MAX_PIXELS
 
 
 def as_pictures(x: Any) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from dreamrl.config import ConfigError, RunConfig
 from dreamrl.errors import nearest
@@ -83,6 +84,26 @@ def presets() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data without aliases: with them, a file of ten lines can stand for more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"an alias (*{event.anchor}) is not read; write out what it stands for"
+            raise ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str) -> Any:
+    """The data in ``text``; yaml.YAMLError, ValueError or RecursionError if it cannot be read."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes lists on one line: ``sizes: [3, 4]``."""
 
@@ -104,7 +125,7 @@ def _preset(name: str) -> Any:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -183,7 +204,7 @@ def _parse_value(text: str, hint: Any) -> Any:
     if typing.get_origin(hint) is tuple and not text.strip().startswith("["):
         text = f"[{text}]"
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         return text
 
@@ -237,7 +258,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or isinstance(value, bool) != (hint is bool):
         raise TypeError
-    if hint is float and not math.isfinite(value):
+    if hint is float and not math.isfinite(value) or hint is int and value.bit_length() > 63:
         raise ValueError
     return hint(value)
 
@@ -251,7 +272,10 @@ def _rule(hint: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:  # thousands of digits
+        text = "a huge number"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -18,7 +18,7 @@ import yaml
 from dreamrl.config import ConfigError, RunConfig
 from dreamrl.errors import UserError, nearest
 from dreamrl.files import write_atomically
-from dreamrl.settings import DEFAULT_PRESET, from_dict, load_settings, to_dict
+from dreamrl.settings import DEFAULT_PRESET, from_dict, load_settings, parse_yaml, to_dict
 from dreamrl.tune_checks import STAGES, check_plan
 from dreamrl.tune_space import Domain, check_space, check_world, flatten, read_space
 
@@ -143,7 +143,7 @@ def read_plan(file: Path) -> TunePlan:
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     try:
-        data = yaml.safe_load(text)
+        data = parse_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     return plan_from(data, str(file))

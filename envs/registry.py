@@ -31,6 +31,10 @@ WORLDS: dict[str, tuple[str, str]] = {
     "easy_vqa": ("envs.worlds.easy_vqa:EasyVqa", "vqa: shape and color in real pictures"),
 }
 """Name -> where its class is, and what it is about (family first)."""
+_asked_for: set[str] = set()
+"""Names of users' own worlds that this process was asked for, not told by a file."""
+LARGEST = 1000
+"""Of the sizes in an entry of a mixture; more than any world has."""
 _ENTRY = re.compile(r"(?P<name>[^@*]+)(@(?P<low>\d+)(-(?P<high>\d+))?)?(\*(?P<weight>\d*\.?\d+))?")
 
 
@@ -52,7 +56,7 @@ def make_world(
         worlds: entries ``NAME[@LOW-HIGH][*WEIGHT]``: several worlds at once, drawn by weight (1 unless given), each
             with its sizes.
         trusted: whether a user's own module may be imported; False if the name comes from a file that somebody else
-            may have written. A module that is imported already is used in any case.
+            may have written. A world, or a class of worlds, that is imported already is used in any case.
 
     Raises:
         WorldError: With the nearest names, or what is wrong with the user's own.
@@ -89,7 +93,10 @@ def parse_entry(entry: str) -> tuple[str, tuple[int, ...], float]:
     if not match or weight <= 0 or (low is not None and high is not None and high < low):
         rule = "must be NAME[@LOW-HIGH][*WEIGHT], such as frozen_lake@3-6*2"
         raise WorldError(f'world.worlds ("{entry}") {rule}')
-    sizes = () if low is None else tuple(range(low, (low if high is None else high) + 1))
+    high = low if high is None else high
+    if high is not None and high > LARGEST:
+        raise WorldError(f'world.worlds ("{entry}") has sizes above {LARGEST}, which no world has')
+    sizes = () if low is None or high is None else tuple(range(low, high + 1))
     return match["name"], sizes, weight
 
 
@@ -110,7 +117,9 @@ def _built_in(name: str, patch_size: int | None) -> World:
 def _custom(name: str, patch_size: int | None, trusted: bool) -> World:
     """The user's own world; importing runs its code."""
     module_name, _, attribute = name.partition(":")
-    if not trusted and module_name not in sys.modules:
+    if trusted:
+        _asked_for.add(name)
+    elif name not in _asked_for and not _is_loaded(module_name, attribute):
         raise WorldError(f'the world "{name}" is code that is not loaded yet; if you trust it, pass --world {name}')
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script does not
@@ -135,6 +144,12 @@ def _custom(name: str, patch_size: int | None, trusted: bool) -> World:
             f"model.patch_size={found.patch_size}"
         )
     return found
+
+
+def _is_loaded(module_name: str, attribute: str) -> bool:
+    """Whether it is a world or a class of worlds already; all else would be called, and ``os:abort`` is a name, too."""
+    found = vars(sys.modules[module_name]).get(attribute) if module_name in sys.modules else None
+    return isinstance(found, World) or (isinstance(found, type) and issubclass(found, World))
 
 
 def _call(found: Any, name: str, patch_size: int | None) -> World:

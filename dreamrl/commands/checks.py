@@ -72,7 +72,7 @@ def scene_options(world: str, text: str | None) -> dict[str, Any] | None:
         return None
     try:
         options = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--options is not valid JSON ({error}); put it in single quotes") from error
     if not isinstance(options, dict):
         raise UserError(f"--options ({text}) must be a JSON object")

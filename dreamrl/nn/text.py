@@ -5,6 +5,7 @@ Every Unicode string has an encoding (bytes are the base alphabet) and decodes t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,8 +43,21 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> TextTokenizer:
-        """Read a tokenizer.json."""
-        return cls(Tokenizer.from_file(str(path)))
+        """Read a tokenizer.json; ValueError unless it works as :meth:`train` makes them.
+
+        Others may hold patterns and rules that take any time, or make any length of text, of what somebody asks.
+        """
+        found = cls(Tokenizer.from_file(str(path)))
+        if sorted(found.tokenizer.get_vocab().values()) != list(range(found.vocab_size)):
+            raise ValueError("its tokens are not numbered from 0 on")
+        given, own = (json.loads(made.tokenizer.to_str()) for made in (found, cls.train([])))
+        for table in (given, own):
+            for learned in ("vocab", "merges"):
+                table["model"].pop(learned, None)
+        for part in sorted(given.keys() | own.keys()):
+            if given.get(part) != own.get(part):
+                raise ValueError(f"its {part} is not dreamrl's")
+        return found
 
     def save(self, path: Path) -> None:
         """Write a tokenizer.json."""

@@ -138,7 +138,7 @@ def read_json(path: Path, where: str) -> dict[str, Any]:
     """The object in a JSON file; a :class:`UserError` if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: {path.name} cannot be read: {one_line(error)}") from error
     if not isinstance(found, dict):
         raise UserError(f"{where}: {path.name} holds no JSON object; it is not a model's")

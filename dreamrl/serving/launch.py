@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,8 @@ def serving(
         yield f"http://{shown}:{port}"
     finally:
         if "ray" in sys.modules:
-            with stderr_to(logs / LOG_FILE):
+            # Ray's own report of what it kills comes on either stream.
+            with stderr_to(logs / LOG_FILE), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 _stop()
         shutil.rmtree(logs, ignore_errors=True)
 

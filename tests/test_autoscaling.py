@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from programs import finish, wait_for
+from programs import finish
 from ray_nodes import STORE, below, called, cluster, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -47,12 +47,17 @@ def grown(nodes, port):
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
     }
+    nothing = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
+    nothing += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
     worker = {"resources": {"CPU": 1, "object_store_memory": STORE}, "node_config": {}}
     return {
         "cluster_name": "test",
         "max_workers": nodes,
         "idle_timeout_minutes": IDLE_SECONDS / 60,
         "provider": provider,
+        "auth": {},
+        "file_mounts": {},
+        **{name: [] for name in nothing},
         "head_node_type": "ray.head.default",
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -77,7 +82,9 @@ def test_a_search_makes_the_cluster_grow_and_its_end_makes_it_shrink():
 
         assert size() == 1
         search = ray.dreamrl("tune", str(plan), "--out", str(out))
-        wait_for(lambda: size() > 1, search)
+        wait_until(
+            lambda: size() > 1, lambda: search.poll() is ray.head.poll() is None, ray.words_of_the_autoscaler, 300
+        )
         finish(search)
         trials = json.loads((out / "results.json").read_text())["trials"]
         assert [trial["status"] for trial in trials] == ["finished"] * 2

@@ -7,22 +7,20 @@ same seed's boards, questions and, where the shapes agree, initial weights, so p
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit  # quantiles of Student's t
 
 from dreamrl.errors import UserError
 from dreamrl.files import write_atomically
+from dreamrl.statistics import mean_interval
 from dreamrl.terminal import format_seconds
 
 DEFAULT = "default"
 BETTER, WORSE, SAME = "better", "worse", "no difference at this budget"
 NO_VERDICT = "too few seeds for a verdict"
-LEVEL = 0.95
 NUMBERS = ("exact_match", "progress_rate", "valid", "exact_frame")
 """What is measured with each number of dreams."""
 
@@ -39,15 +37,6 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
             raise UserError(f"{path} is no finished piece of an ablation; delete it")
         results.append(found)
     return results
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its 95% interval by Student's t; None for a single value."""
-    count = len(values)
-    if count < 2:
-        return float(np.mean(values)), None
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return float(np.mean(values)), half
 
 
 def verdict(difference: float, half: float | None) -> str:

@@ -21,7 +21,7 @@ from dreamrl.ablation_report import read_results, result_line, write_report
 from dreamrl.errors import UserError
 from dreamrl.files import locked, write_atomically
 from dreamrl.preflight import check_writable
-from dreamrl.settings import to_dict
+from dreamrl.settings import completed, to_dict
 from dreamrl.terminal import format_seconds
 
 PLAN, PIECES, LOGS, PRETRAINED = "plan.json", "pieces", "logs", "pretrained"
@@ -80,7 +80,7 @@ def check_out(out: Path, record: dict[str, Any]) -> None:
         return
     try:
         found = json.loads((out / PLAN).read_text(encoding="utf-8"))
-        budget, settings = float(found["budget"]), dict(found["settings"])
+        budget, settings = float(found["budget"]), completed(found["settings"], str(out / PLAN))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{out} is not empty and was not made by `dreamrl ablate`; choose another --out") from None
     if budget != record["budget"]:
@@ -96,8 +96,8 @@ def check_finished(out: Path, pieces: Sequence[Piece]) -> None:
         path = out / PIECES / f"{piece.name}.json"
         if path.exists():
             (found,) = read_results([path])
-            if found["settings"] != to_dict(piece.run):
-                what = differences(found["settings"], to_dict(piece.run))
+            if (settings := completed(found["settings"], str(path))) != to_dict(piece.run):
+                what = differences(settings, to_dict(piece.run))
                 raise UserError(f"{path} was made with {what}; delete it or choose another --out")
 
 

@@ -97,6 +97,11 @@ class ImageTokenReasoningLLM(nn.Module):
             self.output_decoder = OutputDecoder(config, self.input_tokenizer)
         self.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.output_decoder.nothing.device
+
     def ask(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """Questions as tensors: ``text`` (Q, L), ``frames`` (Q, P) codes of the first picture, ``grid`` (Q, 2)."""
         codes = [self.codec.encode(q.scene.frame(q.scene.start)) for q in questions]
@@ -111,7 +116,7 @@ class ImageTokenReasoningLLM(nn.Module):
         if self.config.vision_backbone != "none":
             side = self.assets.world.max_side * self.assets.world.patch_size
             asked |= prompt_pictures([[q.scene.frame(q.scene.start)] for q in questions], side)
-        return {name: torch.from_numpy(value) for name, value in asked.items()}
+        return {name: torch.from_numpy(value).to(self.device) for name, value in asked.items()}
 
     def look(self, asked: dict[str, Tensor]) -> View:
         """Read Q questions and the pictures that they are about; ``asked`` as of :meth:`ask`."""
@@ -197,7 +202,7 @@ class ImageTokenReasoningLLM(nn.Module):
         longest = self.config.max_answer_tokens
         for n in range(1, answers):
             dice = np.stack([stream(seed, 31, first + q, n).random(longest) for q in range(len(questions))])
-            sampled = self.write(view, torch.from_numpy(dice).float().to(view.value.device))
+            sampled = self.write(view, torch.from_numpy(dice).float().to(self.device))
             for own, text in zip(texts, self._texts(sampled.tokens), strict=True):
                 own.append(text)
         return texts

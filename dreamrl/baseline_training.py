@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dreamrl.baseline import ImageTokenReasoningLLM
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.data import RandomPlay
+from dreamrl.device import Compute
 from dreamrl.flops import baseline_flops, dream_flops, trained_parameters
 from dreamrl.losses import clipped_policy_loss
 from dreamrl.model import Assets
@@ -79,8 +80,9 @@ def pretrain_baseline(model: ImageTokenReasoningLLM, out: Path, tick: Callable[[
     if found is not None:
         start = int(found[2]["step"])
         set_training(cast(Any, model), optimizer, found[1])
+    compute = Compute(device=model.device)
     for step in range(start, settings.steps):
-        loss, _ = model.compute_loss(data.batch(step, settings.scenes_per_step))
+        loss, _ = model.compute_loss(compute.put(data.batch(step, settings.scenes_per_step)))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, settings.grad_clip)
@@ -108,6 +110,7 @@ class AnswerPPO:
     def __init__(self, model: ImageTokenReasoningLLM, iteration: int = 0):
         """See the class."""
         self.model, self.run, self.iteration = model, model.assets.run, iteration
+        self.compute = Compute(device=model.device)
         self.answers = self.run.model.num_dream_sequences
         model.codec.requires_grad_(False)
         self.replay = RandomPlay(self.run, model.assets.world, model.assets.text, model.codec)
@@ -142,12 +145,13 @@ class AnswerPPO:
         view = model.look(asked)
         shape = (self.answers, model.config.max_answer_tokens)
         dice = np.concatenate([stream(self.run.seed, 32, i).random(shape) for i in numbers])
-        written = model.write(view.repeat(self.answers), torch.from_numpy(dice).float())
+        written = model.write(view.repeat(self.answers), self.compute.put(torch.from_numpy(dice).float()))
         texts = [model.assets.text.decode(row) for row in written.tokens.tolist()]
         repeated = [q for q in questions for _ in range(self.answers)]
         verdicts = [model.assets.world.verify(q, text) for q, text in zip(repeated, texts, strict=True)]
         weight = self.run.reward_weight("correctness")
-        reward = torch.tensor([weight * answer_correctness(v.exact, v.success) for v in verdicts]).view(count, -1)
+        pay = [weight * answer_correctness(v.exact, v.success) for v in verdicts]
+        reward = torch.tensor(pay, device=model.device).view(count, -1)
         advantages = reward - view.value.unsqueeze(1)
         columns = {
             "tokens": written.tokens.view(count, *shape),
@@ -173,7 +177,8 @@ class AnswerPPO:
         loss, metrics = self.policy_loss(asked, columns)
         if ppo.replay_weight > 0:
             index = (self.iteration + 1) * MOST_MINIBATCHES + number  # as in the trainer of dreams
-            replayed, _ = self.model.compute_loss(self.replay.batch(index, ppo.replay_scenes, key=4))
+            replay = self.compute.put(self.replay.batch(index, ppo.replay_scenes, key=4))
+            replayed, _ = self.model.compute_loss(replay)
             loss = loss + ppo.replay_weight * ppo.answer_weight * replayed
             metrics["replay_loss"] = replayed
         self.optimizer.zero_grad()

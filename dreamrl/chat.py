@@ -6,7 +6,6 @@ the next question can be asked.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,19 +14,16 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from dreamrl.chat_lines import graph_lines, number, remarks, split_picture, unquoted
 from dreamrl.errors import UserError, nearest
-from dreamrl.generate import RANGES, generate, save_result, verdict_text
+from dreamrl.generate import RANGES, generate, save_result
 from dreamrl.saving import Loaded, load_pretrained, named_world
-from dreamrl.terminal import half_blocks
+from dreamrl.terminal import half_blocks, printable
 from envs.questions import stream
 from envs.scene import Scene, Split
 from envs.world import World
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ppm")
-"""A word of a question that ends so and is a file is the picture that is asked about."""
 MAX_SEED = 2**31 - 1
-HEARD = 12
-"""Edges that /why lists."""
 SCENE_COLUMNS = 32
 """Width in characters of the scene on a terminal."""
 PROMPT = "> "
@@ -105,7 +101,7 @@ class Chat:
             self._print(f"error: {type(error).__name__}: {' '.join(str(error).split())}")
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _command(self, line: str) -> None:
         name, _, argument = line[1:].partition(" ")
@@ -115,7 +111,7 @@ class Chat:
         self.commands[name].run(argument.strip())
 
     def _ask(self, line: str) -> None:
-        words, picture = _split_picture(line)
+        words, picture = split_picture(line)
         if picture is not None:
             self._look_at(picture)
         result = generate(
@@ -131,7 +127,7 @@ class Chat:
         self.result = result
         self.asked.append((result["question"], result["text"]))
         self._print(result["text"])
-        self._print("  " + "; ".join(_remarks(result)))
+        self._print("  " + "; ".join(remarks(result)))
 
     def _drawn(self) -> Scene:
         """A held-out scene of the world, from the seed, as ``generate`` draws it."""
@@ -156,15 +152,15 @@ class Chat:
 
     def _dreams(self, argument: str) -> None:
         low, high = RANGES["num_dreams"]
-        self.dreams = int(_number(argument, "/dreams", low, high, whole=True))
+        self.dreams = int(number(argument, "/dreams", low, high, whole=True))
         self._print(f"{self.dreams} dreams")
 
     def _temperature(self, argument: str) -> None:
-        self.temperature = _number(argument, "/temperature", *RANGES["temperature"])
+        self.temperature = number(argument, "/temperature", *RANGES["temperature"])
         self._print(f"temperature {self.temperature:g}")
 
     def _seed(self, argument: str) -> None:
-        self.seed = int(_number(argument, "/seed", 0, MAX_SEED, whole=True))
+        self.seed = int(number(argument, "/seed", 0, MAX_SEED, whole=True))
         self.picture, self.scene = None, self._drawn()
         self._show()
 
@@ -191,7 +187,7 @@ class Chat:
     def _image(self, argument: str) -> None:
         if not argument:
             raise UserError("/image needs the path of a picture")
-        self._look_at(Path(_unquoted(argument)).expanduser())
+        self._look_at(Path(unquoted(argument)).expanduser())
         self._show()
 
     def _watch(self, argument: str) -> None:
@@ -210,14 +206,14 @@ class Chat:
         result = self._last()
         if not argument:
             raise UserError("/save needs a directory that does not exist yet")
-        directory = Path(_unquoted(argument)).expanduser()
+        directory = Path(unquoted(argument)).expanduser()
         check_new_directory(directory)
         names = save_result(result, directory, self.loaded.world.patch_size)
         self._print(f"saved {', '.join(names)} in {directory}")
 
     def _history(self, argument: str) -> None:
-        for number, (question, answer) in enumerate(self.asked, 1):
-            self._print(f"{number}  {question}\n   {answer}")
+        for index, (question, answer) in enumerate(self.asked, 1):
+            self._print(f"{index}  {question}\n   {answer}")
         if not self.asked:
             self._print("nothing was asked yet")
 
@@ -234,63 +230,6 @@ class Chat:
         if self.result is None:
             raise UserError("nothing was answered yet; ask something first")
         return self.result
-
-
-def graph_lines(result: dict[str, Any]) -> list[str]:
-    """The dreams of a result of ``generate``, and what was heard most along their graph's edges, as text."""
-    lines = []
-    for number, dream in enumerate(result["dreams"], 1):
-        steps = [t.action + (" (false)" if t.faithful is False else "") for t in dream.triplets]
-        read = " (the answer is read here)" if dream.focus else ""
-        lines.append(f"dream {number}{read}: {', '.join(steps)} -> {dream.belief}")
-    data = result["graph_data"]
-    names = [f"dream {n['dream'] + 1} step {n['step'] + 1} {n['action']}" for n in data["nodes"]]
-    edges = sorted((e for e in data["edges"] if e["weight"] > 0), key=lambda e: -e["weight"])
-    lines.append(f"{data['num_nodes']} steps heard of each other along {len(edges)} edges; the heaviest:")
-    width = max(len(name) for name in names)
-    for edge in edges[:HEARD]:
-        ends = f"{names[edge['source']]:<{width}} -> {names[edge['target']]:<{width}}"
-        lines.append(f"  {edge['weight']:.2f}  {ends}  {edge['type']}")
-    return lines
-
-
-def _remarks(result: dict[str, Any]) -> list[str]:
-    remarks = list(result["warnings"])
-    if result["verdict"] is not None:
-        remarks.append(verdict_text(result["verdict"]) or "")
-    remarks.append(f"confidence {result['confidence']:.2f}")
-    if result["focus"] is not None:
-        remarks.append(f"read from dream {result['focus'] + 1} of {len(result['dreams'])}")
-    return remarks
-
-
-def _split_picture(line: str) -> tuple[str, Path | None]:
-    """A question without the path of a picture that stands in it, and the path."""
-    try:
-        words = shlex.split(line)
-    except ValueError:  # a quote that is not closed: no path, then
-        return line, None
-    for word in words:
-        path = Path(word).expanduser()
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            return " ".join(other for other in words if other != word), path
-    return line, None
-
-
-def _unquoted(text: str) -> str:
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1] if quoted else text
-
-
-def _number(text: str, what: str, low: float, high: float, whole: bool = False) -> float:
-    kind = "a whole number" if whole else "a number"
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        raise UserError(f'{what} ("{text}") must be {kind}') from None
-    if not low <= value <= high:
-        raise UserError(f"{what} ({text}) must be between {low:g} and {high:g}")
-    return value
 
 
 def _typed() -> Iterable[str]:

@@ -216,7 +216,11 @@ def _finished(
     try:
         while not stopped():
             while len(running) < workers and (index := next(todo, None)) is not None:
-                running[task.remote(settings, str(out.resolve()), manifest.shard_size, manifest.num, index)] = index
+                running[
+                    task.options(name=f"collect shard {index}").remote(
+                        settings, str(out.resolve()), manifest.shard_size, manifest.num, index
+                    )
+                ] = index
             if not running:
                 return
             for ready in ray.wait(list(running), timeout=POLL_SECONDS)[0]:

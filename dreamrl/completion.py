@@ -19,7 +19,7 @@ from envs.registry import WORLDS
 
 SETTINGS = "_dreamrl_settings"
 """Shell function that completes the keys of settings, each with the = that follows."""
-DIRECTORIES = ("out", "resume", "data", "save")
+DIRECTORIES = ("out", "resume", "data", "save", "export", "runs", "run_dir")
 FILES = ("config", "file", "items", "image", "token_file")
 NO_SPACE_IN_BASH = """
 _dreamrl() {

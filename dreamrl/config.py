@@ -23,6 +23,9 @@ __all__ = [
     "WorldConfig",
 ]
 
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
@@ -138,6 +141,8 @@ class PPOConfig:
     """Largest gradient norm."""
     num_env_runners: int = 0
     """Remote env runners; 0 samples in the driver."""
+    gpus_per_env_runner: float = 0.0
+    """Share of a GPU for each remote env runner; 0 samples on the CPU."""
     num_learners: int = 2
     """Remote learners; 0 learns in the driver."""
     checkpoint_every: int = 10
@@ -151,7 +156,7 @@ class PPOConfig:
             gamma=(0, 1), epochs=(1, 100), minibatch_size=(1, 1e7),
             value_weight=(0, 100), entropy_weight=(0, 10), replay_weight=(0, 100), replay_scenes=(1, 1e5),
             answer_weight=(0, 100), grad_clip=(1e-3, 1e3), num_env_runners=(0, 4096), num_learners=(0, 1024),
-            checkpoint_every=(1, 1e7),
+            gpus_per_env_runner=(0, 1), checkpoint_every=(1, 1e7),
         )  # fmt: skip
         shards = max(1, self.num_env_runners) * max(1, self.num_learners)
         require(
@@ -270,6 +275,12 @@ class RunConfig:
     """Seed of everything random; the same seed gives the same run."""
     deterministic: bool = False
     """Whether torch must refuse operations that may round differently from run to run; some are slower so."""
+    device: str = "auto"
+    """Where models learn: cpu, cuda (a GPU for each worker and learner), or auto (GPUs if there is one for each)."""
+    precision: str = "float32"
+    """Numbers that forward passes calculate with: float32, or bfloat16 (weights and optimizer stay float32)."""
+    compile: bool = False
+    """Whether torch compiles the transformer blocks: minutes at the start, then fewer and larger kernels."""
     storage: str = ""
     """URI of a second copy of the run, kept up to date while it trains, such as s3://bucket/run; empty: none."""
     max_failures: int = 3
@@ -292,6 +303,10 @@ class RunConfig:
     def __post_init__(self):
         """Reject values outside their range."""
         in_range("run", self, seed=(0, 2**31 - 1), max_failures=(0, 1000))
+        require(self.device in DEVICES, "device", self.device, f"be one of {', '.join(DEVICES)}")
+        require(self.precision in PRECISIONS, "precision", self.precision, f"be one of {', '.join(PRECISIONS)}")
+        share = self.ppo.gpus_per_env_runner
+        require(share == 0 or self.device != "cpu", "ppo.gpus_per_env_runner", share, "be 0 with device=cpu")
         self.curriculum.check("dream_length", 1, self.model.dream_length, "model.dream_length")
         self.curriculum.check("dreams", 1, self.model.num_dream_sequences, "model.num_dream_sequences")
         self.curriculum.check("hops", 0, self.model.graph_reasoning_hops, "model.graph_reasoning_hops")

@@ -22,7 +22,7 @@ from typing import Any
 from dreamrl import settings
 from dreamrl.config import ConfigError, RunConfig
 from dreamrl.files import write_atomically
-from dreamrl.metrics import GLOSSARY
+from dreamrl.metrics import GLOSSARY, PICTURES
 
 WRITTEN_BY = "<!-- Written by `python -m dreamrl.config_reference`; edit the docstrings instead. -->\n\n"
 CONFIG_INTRO = """# Settings
@@ -109,6 +109,8 @@ def metrics_markdown() -> str:
     for stage, about in STAGES.items():
         rows = [(f"`{name}`", text) for name, text in GLOSSARY.items() if name.startswith(f"{stage}/")]
         parts.append(f"## {stage}\n\n{about}\n\n{_markdown(('metric', 'meaning'), rows)}\n")
+    shown = "".join(f"- `STAGE/{name}`: {text}\n" for name, text in PICTURES.items())
+    parts.append(f"## Pictures\n\nIn TensorBoard only, in pretrain and ppo.\n\n{shown}")
     return "".join(parts).rstrip("\n") + "\n"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamrl.device import for_answers
 from dreamrl.imagine import Answers, Imagined, answer, imagine
 from dreamrl.judge import Judge
 from dreamrl.process import settle
@@ -164,6 +165,7 @@ def evaluate_command(
     """What ``dreamrl eval`` prints."""
     settle()
     loaded = load_pretrained(model_dir)
+    loaded.model.to(for_answers(loaded.run))
     questions = exam(named_world(loaded, world), items, num, seed, sizes, loaded.run.model.dream_length)
     with StageProgress("eval", len(questions)) as bar:
         result = evaluate(loaded, questions, [dreams], seed, progress=lambda done: bar.advance(done - bar.done))[dreams]

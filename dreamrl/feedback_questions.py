@@ -98,9 +98,9 @@ def read_questions(loaded: Loaded, asked: Sequence[Asked], seed: int) -> Read:
     focus, value, summary, text, columns = (torch.cat([part[i] for part in parts]) for i in range(2, 7))
     most, pad = max(part[7].shape[1] for part in parts), loaded.model.pad_code
     last = torch.cat([F.pad(part[7], (0, most - part[7].shape[1]), value=pad) for part in parts])
-    logits = torch.full((len(focus), 2), NEVER).scatter(1, focus.unsqueeze(1), 0.0)
+    logits = torch.full((len(focus), 2), NEVER, device=focus.device).scatter(1, focus.unsqueeze(1), 0.0)
     reading = Reading(nodes.unsqueeze(1), mask.unsqueeze(1), logits, value, NO_EDGES, last.unsqueeze(1), columns)
-    prompt = Prompt(summary.unsqueeze(1), torch.ones(len(summary), 1, dtype=torch.bool), summary)
+    prompt = Prompt(summary.unsqueeze(1), focus.new_ones(len(summary), 1, dtype=torch.bool), summary)
     return Read(list(asked), text, reading, focus, prompt)
 
 
@@ -113,10 +113,11 @@ def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -
     questions = [part.question for part in asked]
     imagined = imagine(loaded, questions, dreams, seed, loaded.run.eval.temperature, first=first)
     answers = answer(loaded, imagined, dreams)
-    focus, rows = torch.from_numpy(answers.focus), torch.arange(len(asked))
+    device = loaded.model.device
+    focus, rows = torch.from_numpy(answers.focus).to(device), torch.arange(len(asked), device=device)
     none, chosen = focus == dreams, focus.clamp(max=dreams - 1)
     nodes, mask = answers.reading.nodes[rows, chosen], answers.reading.mask[rows, chosen]
-    text = torch.from_numpy(imagined.batch.tokens)
+    text = torch.from_numpy(imagined.batch.tokens).to(device)
     reading = answers.reading
     assert reading.last is not None and reading.columns is not None
     last = reading.last[rows, chosen]
@@ -126,7 +127,7 @@ def _read_chunk(loaded: Loaded, asked: Sequence[Asked], first: int, seed: int) -
 @torch.no_grad()
 def write_answers(model: DreamingReasoningLLM, read: Read, dice: np.ndarray | None) -> Tensor:
     """(Q, L) tokens of answers: sampled at temperature 1 with ``dice`` (Q, L + 1) in [0, 1), or without it greedy."""
-    uniform = None if dice is None else torch.from_numpy(dice).float()
+    uniform = None if dice is None else torch.from_numpy(dice).float().to(model.device)
     return model.answer(read.reading, read.prompt, uniform).tokens
 
 

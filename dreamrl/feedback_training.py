@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dreamrl.calibration import BOARDS, calibrate
 from dreamrl.data import RandomPlay
+from dreamrl.device import Compute
 from dreamrl.dreaming_config import in_range, require
 from dreamrl.feedback import Preference, Rated
 from dreamrl.feedback_questions import (
@@ -173,7 +174,7 @@ class AnswerTrainer:
         logp = words_logp(self.decoder, asked, tokens)
         kl = logp - words_logp(self.start, asked, tokens)
         score, liked = self.liking(asked.text, tokens)
-        correct = torch.from_numpy(correctness(self.loaded, asked, tokens))
+        correct = torch.from_numpy(correctness(self.loaded, asked, tokens)).to(tokens.device)
         paid = pay(correct, liked, kl, settings).view(-1, count)
         return Round(asked, tokens, logp, (paid - paid.mean(1, keepdim=True)).flatten(), score, correct, kl)
 
@@ -195,7 +196,7 @@ class AnswerTrainer:
         logp = words_logp(self.decoder, sampled.read, sampled.tokens)
         loss, metrics = clipped_policy_loss(logp, sampled.logp, sampled.advantages, clip)
         if self.settings.replay_weight > 0:
-            batch = self.replay.batch(self.steps, self.settings.replay_scenes, key=46)
+            batch = Compute(device=model.device).put(self.replay.batch(self.steps, self.settings.replay_scenes, key=46))
             replay = reading_loss(model, batch, model.ask(batch))[0]["answer"]
             loss, metrics = loss + self.settings.replay_weight * replay, metrics | {"replay_loss": replay}
         return loss, metrics
@@ -263,6 +264,7 @@ def learn(
     settings = settings or FeedbackSettings()
     records = answered(loaded, records)
     fitted = fit_scorer(loaded, records, settings.scorer_steps, seed)
+    fitted.scorer.to(loaded.model.device)
     if not settings.use_trust:
         fitted = fitted._replace(trust=1.0)
     known = read_questions(loaded, training_questions(loaded, records, settings.questions, seed), seed)

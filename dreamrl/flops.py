@@ -6,7 +6,8 @@ is done element by element (norms, activations, softmax) is not, as is usual.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,13 +35,27 @@ def trained_parameters(model: nn.Module) -> int:
     return sum(p.numel() for name, p in named if p.requires_grad and not name.startswith("codec."))
 
 
-@torch.no_grad()
-def count_flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of ``work``."""
+def count_flops(work: Callable[[], object], gradients: bool = False) -> int:
+    """Floating-point operations of ``work``; with ``gradients`` it may go backward, and that counts, too.
+
+    Nothing counts twice: what a fused kernel computes anew on the way back is not what the model asks for.
+    """
     # Fused attention on a CPU is unknown to the counter; spelled out as matrix products it costs the same.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward})
+    with torch.set_grad_enabled(gradients), sdpa_kernel(SDPBackend.MATH), counter:
         work()
     return counter.get_total_flops()
+
+
+def convolution_backward(
+    grad_shape: Sequence[int], x_shape: Sequence[int], weight_shape: Sequence[int], *rest, **_
+) -> int:
+    """Operations of a convolution's gradients: as many for each of input and weight as the convolution itself has.
+
+    torch's own formula takes the gradient of a depthwise weight for that of a full one, hundreds of times too much.
+    """
+    wanted = rest[7]  # of input, weight and bias, the last of which costs sums only
+    return 2 * x_shape[0] * math.prod(grad_shape[2:]) * math.prod(weight_shape) * (wanted[0] + wanted[1])
 
 
 def typical_question(world: World) -> Question:
@@ -56,9 +71,10 @@ def dream_flops(loaded: Loaded, dreams: int | None = None) -> int:
     question = typical_question(loaded.world)
     batch.make_room([question])
     arrays = batch.reset([question])
-    obs = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
+    obs = {name: torch.from_numpy(np.asarray(value)).to(model.device) for name, value in arrays.items()}
     action = policy.empty_action(obs, config.max_answer_tokens)
     dice = torch.rand(*obs["active"].shape, batch.num_patches + 2, generator=torch.Generator().manual_seed(0))
+    dice = dice.to(model.device)
 
     def work() -> None:
         prompt = model.ask(obs)
@@ -69,7 +85,7 @@ def dream_flops(loaded: Loaded, dreams: int | None = None) -> int:
         lengths = torch.full_like(obs["lengths"], batch.length).long()
         frames, actions, beliefs = (obs[name].long() for name in ("frames", "actions", "beliefs"))
         reading = model.read(frames, actions, beliefs, lengths, prompt, obs["grid"].long())
-        focus = torch.zeros(1, dtype=torch.long)
+        focus = torch.zeros(1, dtype=torch.long, device=model.device)
         write(model.output_decoder, *model.output_decoder.memory(reading, focus, prompt), longest(batch.length))
 
     return count_flops(work)
@@ -94,7 +110,7 @@ def longest(steps: int) -> int:
 def write(decoder: OutputDecoder, memory: Tensor, mask: Tensor, tokens: int) -> None:
     """Write an answer of so many tokens, whatever it says, and compute its probability."""
     cache = decoder.start(memory, mask)
-    words = torch.full((len(memory), tokens), BOS)
+    words = torch.full((len(memory), tokens), BOS, device=memory.device)
     for place in range(tokens):
         decoder.step(words[:, place : place + 1], cache)
     decoder(words, memory, mask)

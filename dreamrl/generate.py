@@ -18,6 +18,7 @@ from dreamrl.pictures import as_pictures
 from dreamrl.saving import Loaded, load_pretrained, named_world
 from dreamrl.types import Dream, Triplet
 from envs.questions import stream
+from envs.reasoning_batch import Scores
 from envs.world import Outcome, PictureScene, Question, QuestionKind, Scene, Split, Verdict
 
 UNFAMILIAR_ERROR = 0.08
@@ -208,17 +209,14 @@ def to_dreams(loaded: Loaded, imagined: Imagined, index: int, answers: Answers |
     return out
 
 
+def reward_parts(scores: Scores) -> dict[str, float]:
+    """Reward components of one dream, unweighted, to four digits."""
+    return {name: round(value, 4) for name, value in scores.parts().items()}
+
+
 def rewards_of(imagined: Imagined) -> list[dict[str, float]]:
-    """Reward components of each dream of the first question."""
-    return [
-        {
-            "faithfulness": round(s.mean_faithfulness(), 4),
-            "coherence": round(float(np.mean(s.coherent)), 4) if s.coherent else 0.0,
-            "correctness": s.correctness,
-            "creativity": round(s.creativity, 4),
-        }
-        for s in imagined.batch.scores[0]
-    ]
+    """Reward components of each dream of the first question, but progress."""
+    return [{k: v for k, v in reward_parts(s).items() if k != "progress"} for s in imagined.batch.scores[0]]
 
 
 def verdict_text(verdict: Verdict | None) -> str | None:
@@ -231,6 +229,8 @@ def verdict_text(verdict: Verdict | None) -> str | None:
         return "not a plan that can be followed, so it counts as wrong"
     if verdict.success:
         return "works, but is not the shortest"
+    if verdict.progress == 0:
+        return "wrong: the simulator says otherwise"
     return f"wrong (correct leading steps: {verdict.progress:.0%})"
 
 

@@ -14,7 +14,7 @@ import torch
 
 from dreamrl import policy
 from dreamrl.judge import Judge
-from dreamrl.nn.graph import Reading
+from dreamrl.nn.graph import Edges, Reading
 from dreamrl.nn.input_tokenizer import Prompt
 from dreamrl.saving import Loaded
 from envs.questions import stream
@@ -98,35 +98,48 @@ def imagine(
     batch.make_room(questions)
     batch.reset(questions)
     count, length = len(questions), batch.length
-    dice = np.zeros((count, dreams, length, batch.num_patches + 2))
+    dice = np.zeros((count, dreams, length, batch.num_patches + 2), np.float32)
     for q, question in enumerate(questions):
         own = _dice(seed, first + q, dreams, batch.horizon[q], question.scene.grid[0] * question.scene.grid[1])
         dice[q, :, : own.shape[1], : own.shape[2]] = own
-    heat = torch.full((count, dreams), temperature)
+    heat = torch.full((count, dreams), temperature, device=model.device)
     heat[:, 0] = 0.0
-    prompt = model.ask({k: torch.from_numpy(v) for k, v in batch.asked().items()})
+    prompt = model.ask({k: torch.from_numpy(v).to(model.device) for k, v in batch.asked().items()})
     experts = np.zeros((count, dreams, length, model.config.num_experts), np.float32)
     imagined = Imagined(batch=batch, prompt=prompt, experts=experts, values=np.zeros((count, dreams), np.float32))
     while (batch.phase == Phase.DREAM).any():
-        obs = batch.observation()
-        step = np.minimum(obs["step"], length - 1)
-        tensors = {k: torch.from_numpy(v) for k, v in obs.items()}
-        action = policy.empty_action(tensors, model.config.max_answer_tokens)
-        uniform = torch.from_numpy(dice[np.arange(count), :, step]).float()
-        rows = policy.dream(model, tensors, prompt, action, uniform, heat)
-        assert rows is not None
-        q, n = rows.question.numpy(), rows.dream.numpy()
-        weights = torch.zeros_like(rows.routing.probs).scatter(1, rows.routing.experts, rows.routing.weights)
-        experts[q, n, step[q]] = weights.numpy()
-        start = step[q] == 0
-        imagined.values[q[start], n[start]] = rows.value.numpy()[start]
-        # Questions in the answer phase wait there: nothing of the action is theirs.
-        answering = batch.phase == Phase.ANSWER
-        batch.phase[answering] = Phase.OVER
-        batch.step({k: v.numpy() for k, v in action.items()})
-        batch.phase[answering] = Phase.ANSWER
+        dream_step(loaded, imagined, dice, heat)
         on_step(imagined)
     return imagined
+
+
+def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch.Tensor) -> None:
+    """One step of every dream that goes on, of which there must be one.
+
+    Args:
+        loaded: the model.
+        imagined: the dreams so far; they are changed.
+        dice: (Q, N, T, P + 2) random numbers in [0, 1), float32.
+        heat: (Q, N) temperature of the dreams' actions.
+    """
+    batch, model = imagined.batch, loaded.model
+    obs = batch.observation()
+    step = np.minimum(obs["step"], batch.length - 1)
+    tensors = {k: torch.from_numpy(v).to(model.device) for k, v in obs.items()}
+    action = policy.empty_action(tensors, model.config.max_answer_tokens)
+    uniform = torch.from_numpy(dice[np.arange(len(step)), :, step]).to(model.device)
+    rows = policy.dream(model, tensors, imagined.prompt, action, uniform, heat)
+    assert rows is not None, "no dream goes on"
+    q, n = rows.question.cpu().numpy(), rows.dream.cpu().numpy()
+    weights = torch.zeros_like(rows.routing.probs).scatter(1, rows.routing.experts, rows.routing.weights)
+    imagined.experts[q, n, step[q]] = weights.cpu().numpy()
+    start = step[q] == 0
+    imagined.values[q[start], n[start]] = rows.value.cpu().numpy()[start]
+    # Questions in the answer phase wait there: nothing of the action is theirs.
+    answering = batch.phase == Phase.ANSWER
+    batch.phase[answering] = Phase.OVER
+    batch.step({k: v.cpu().numpy() for k, v in action.items()})
+    batch.phase[answering] = Phase.ANSWER
 
 
 def _dice(seed: int, question: int, dreams: int, length: int, patches: int) -> np.ndarray:
@@ -139,22 +152,30 @@ def answer(loaded: Loaded, imagined: Imagined, dreams: int, wording: Wording = G
     """Answer every question from the first ``dreams`` dreams, by default greedily."""
     batch, prompt = imagined.batch, imagined.prompt
     arrays = (batch.frames, batch.actions, batch.beliefs, batch.lengths)
-    frames, actions, beliefs, lengths = (torch.from_numpy(a[:, :dreams].astype(np.int64)) for a in arrays)
     model = loaded.model
-    grid = torch.from_numpy(batch.grid.astype(np.int64))
+    frames, actions, beliefs, lengths, grid = (
+        torch.from_numpy(a.astype(np.int64)).to(model.device) for a in (*(a[:, :dreams] for a in arrays), batch.grid)
+    )
     reading = model.read(frames, actions, beliefs, lengths, prompt, grid)
     dice = None
     if wording.temperature > 0:
         shape = (model.config.max_answer_tokens + 1,)
         rows = [stream(wording.seed, 11, q).random(shape) for q in range(len(frames))]
-        dice = torch.from_numpy(np.stack(rows)).float()
+        dice = torch.from_numpy(np.stack(rows)).float().to(model.device)
     out = model.answer(reading, prompt, dice, wording.temperature, wording.top_p, wording.max_length)
     evidence = model.evidence(reading, out)
     return Answers(
         texts=[loaded.text.decode(tokens) for tokens in out.tokens.tolist()],
-        focus=out.focus.numpy(),
-        confidence=model.confidence(evidence).numpy(),
-        evidence=evidence.numpy(),
-        pictures=model.draw(reading, prompt, out.focus, frames, lengths, grid).numpy(),
+        focus=out.focus.cpu().numpy(),
+        confidence=model.confidence(evidence).cpu().numpy(),
+        evidence=evidence.cpu().numpy(),
+        pictures=model.draw(reading, prompt, out.focus, frames, lengths, grid).cpu().numpy(),
         reading=reading,
     )
+
+
+def edges_of(reading: Reading, place: int) -> Edges:
+    """The edges of the question at ``place`` among those that were read together, as if it had been read alone."""
+    edges, nodes = reading.edges, reading.mask[0].numel()
+    own = edges.edge_index[0] // nodes == place
+    return Edges(edges.edge_index[:, own] - place * nodes, edges.edge_type[own], edges.weight[own])

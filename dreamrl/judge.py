@@ -25,5 +25,6 @@ class Judge:
         """``what``, ``result`` (R, P) codes, ``grid`` (R, 2) -> (R, A + 1); the last class is "no action"."""
         used = int(grid.prod(1).max())
         arrays = (what[:, :used], result[:, :used], grid)
-        logits = self.inverse_dynamics(*(torch.from_numpy(np.ascontiguousarray(a, np.int64)) for a in arrays))
-        return logits.softmax(-1).numpy()
+        device = self.inverse_dynamics.head.weight.device
+        given = (torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device) for a in arrays)
+        return self.inverse_dynamics(*given).softmax(-1).cpu().numpy()

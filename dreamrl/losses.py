@@ -176,8 +176,10 @@ def reading_loss(
 
 def damage(codes: Tensor, pad_code: int, noise: torch.Generator) -> Tensor:
     """``codes`` (Q, P) with a tenth of the real patches replaced by random codes."""
-    hit = (torch.rand(codes.shape, generator=noise) < DAMAGED_SHARE) & (codes != pad_code)
-    return torch.where(hit, torch.randint(pad_code, codes.shape, generator=noise), codes)
+    where = noise.device
+    hit = (torch.rand(codes.shape, generator=noise, device=where) < DAMAGED_SHARE).to(codes.device)
+    other = torch.randint(pad_code, codes.shape, generator=noise, device=where).to(codes.device)
+    return torch.where(hit & (codes != pad_code), other, codes)
 
 
 DAMAGED_SHARE = 0.1
@@ -187,7 +189,8 @@ def pretrain_loss(model: DreamingModel, batch: dict[str, Tensor]) -> tuple[Tenso
     """Everything that random play teaches, on one batch of :class:`dreamrl.data.RandomPlay`."""
     steps, config = batch["actions"].shape[-1], model.config
     rows = dream_rows(batch, happened(batch["lengths"], steps), config.use_dream_memory)
-    noise = torch.Generator().manual_seed(int(batch["noise_seed"])) if "noise_seed" in batch else None
+    # On the CPU wherever the model is: the same seed gives the same noise.
+    noise = torch.Generator("cpu").manual_seed(int(batch["noise_seed"])) if "noise_seed" in batch else None
     prompt = model.ask(batch, noise)
     losses, seen = world_model_loss(model, rows, prompt_rows(prompt, rows.question), noise)
     action_logp = -F.cross_entropy(seen.action_logits, rows.action, reduction="none")

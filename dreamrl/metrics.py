@@ -98,6 +98,14 @@ GLOSSARY: dict[str, str] = {
 }
 """Name -> one line. ``*`` stands for one part of a name (between slashes)."""
 
+PICTURES: dict[str, str] = {
+    "dreams/filmstrip": "what is dreamed about one held-out question, each result above what the simulator shows, "
+    "differences outlined in red",
+    "dreams/graph": "the graph in which these dreams are read: steps, and what was heard along each type of edge",
+}
+"""What is shown as pictures, in TensorBoard only. Behind their stage in a tag, before the world of a mixture, as in
+"ppo/dreams/graph" or "ppo/dreams/graph/spatial.minigrid"."""
+
 EVENT_SECONDS = 2
 """Seconds of TensorBoard events that a kill -9 may lose; metrics.jsonl loses nothing."""
 
@@ -132,12 +140,6 @@ def expand(pattern: str, values: Iterable[SupportsFloat], names: Iterable[str] |
     values = [float(value) for value in values]
     filled = [str(index) for index in range(len(values))] if names is None else list(names)
     return {pattern.replace("*", name): value for name, value in zip(filled, values, strict=True)}
-
-
-def glossary_markdown() -> str:
-    """The glossary as a Markdown table, for the documentation."""
-    rows = [f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |" for name, meaning in GLOSSARY.items()]
-    return "\n".join(["| Metric | Meaning |", "| --- | --- |", *rows, ""])
 
 
 class MetricsWriter:
@@ -181,8 +183,11 @@ class MetricsWriter:
             show(numbers, self._run)
 
     def image(self, tag: str, array: np.ndarray, step: int) -> None:
-        """Show a picture, uint8 (H, W, 3), in TensorBoard; ``tag`` begins with its stage, "ppo/dreams"."""
-        self._board(tag.partition("/")[0]).add_image(tag, array, int(step), dataformats="HWC")
+        """Show a picture, uint8 (H, W, 3), in TensorBoard; KeyError for a ``tag`` that is not of ``PICTURES``."""
+        stage, *name = tag.split("/")
+        if "/".join(name[:2]) not in PICTURES or len(name) > 3:
+            raise KeyError(f"picture {tag!r} is not in dreamrl.metrics.PICTURES; add it there or correct its name")
+        self._board(stage).add_image(tag, array, int(step), dataformats="HWC")
 
     def truncate_after(self, stage: str, step: int) -> None:
         """Forget what ``stage`` logged after ``step``: a resumed run will log it again."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
+from dreamrl.pictures import data_url
 from dreamrl.types import Dream
 
 STYLE = (
@@ -61,11 +58,7 @@ def _remarks(result: dict[str, Any]) -> list[str]:
 
 
 def _picture(picture: Any, style: str, words: str) -> str:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return f'<img src="{source}" alt="{_text(words)}" style="{style}">'
+    return f'<img src="{data_url(picture)}" alt="{_text(words)}" style="{style}">'
 
 
 def _dreams(dreams: Sequence[Dream]) -> str:

@@ -1,12 +1,13 @@
-"""Whatever shows a picture -> uint8 RGB: files, Pillow images, numpy arrays, tensors.
+"""Whatever shows a picture -> uint8 RGB (files, Pillow images, numpy arrays, tensors), and back into a page.
 
 What cannot be read without guessing is refused with the fix: numbers of an unknown range, channels first in an
-array, formats that start other programs. Transparent parts are laid on white.
+array, files that :mod:`dreamrl.picture_files` does not accept. Transparent parts are laid on white.
 """
 
 from __future__ import annotations
 
-import warnings
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dreamrl.errors import UserError
-from dreamrl.preflight import FORMATS, MAX_PIXELS
+from dreamrl.picture_files import check_size, opened
 
 
 def as_pictures(x: Any) -> list[np.ndarray]:
@@ -42,17 +43,19 @@ def as_picture(x: Any) -> np.ndarray:
     """One picture as uint8 (H, W, 3), a copy.
 
     Args:
-        x: a path (str or Path) of a file in one of ``FORMATS`` (of a moving picture the first frame counts), a Pillow
-            image, a numpy array (H, W) or (H, W, C), or a tensor (H, W), (C, H, W) or (H, W, C), C being 1, 3 or
-            4; numbers are uint8, or floats from 0 to 1. A tensor that could be both is taken for (C, H, W).
+        x: a path (str or Path) of a file that :mod:`dreamrl.picture_files` accepts (of a moving picture the first
+            frame counts), a Pillow image, a numpy array (H, W) or (H, W, C), or a tensor (H, W), (C, H, W) or
+            (H, W, C), C being 1, 3 or 4; numbers are uint8, or floats from 0 to 1. A tensor that could be both is
+            taken for (C, H, W).
 
     Raises:
-        UserError: it is no picture, or one of more than ``MAX_PIXELS``.
+        UserError: it is no picture, or one of more than ``picture_files.MAX_PIXELS``.
     """
     if isinstance(x, str | Path):
-        return _from_file(Path(x))
+        with opened(Path(x), str(x)) as image:
+            return from_image(image, f"{x}: ")
     if isinstance(x, Image.Image):
-        return _from_image(x)
+        return from_image(x)
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.is_floating_point() else x).numpy()
@@ -65,25 +68,9 @@ def as_picture(x: Any) -> np.ndarray:
     raise UserError(f"a picture cannot be made of {type(x).__name__}; give {kinds}")
 
 
-def _from_file(path: Path) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            with Image.open(path, formats=FORMATS) as image:
-                return _from_image(image, f"{path}: ")
-    except UserError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise UserError(f"{path} is not a picture in a known format ({known}); convert it to PNG") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as a picture: {reason}") from error
-
-
-def _from_image(image: Image.Image, where: str = "") -> np.ndarray:
-    width, height = image.size
-    _check_size(height, width, where)
+def from_image(image: Image.Image, where: str = "") -> np.ndarray:
+    """A Pillow image as :func:`as_picture` gives it; ``where`` begins the error."""
+    check_size(image.width, image.height, where)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         fix = 'make it one of 8 bits first, with convert("L") of values from 0 to 255'
         raise UserError(f'{where}a Pillow image of mode "{image.mode}" has no known range; {fix}')
@@ -102,7 +89,7 @@ def _from_array(x: np.ndarray, kind: str) -> np.ndarray:
         layout = "(H, W, 3), (H, W, 4), (H, W, 1) or (H, W)"
         fix = "; transpose(1, 2, 0) puts channels last" if x.ndim == 3 and x.shape[0] in (1, 3, 4) else ""
         raise UserError(f"{kind} of shape {shape} is no picture; give {layout}{fix}")
-    _check_size(x.shape[0], x.shape[1], f"{kind} of shape {shape}: ")
+    check_size(x.shape[1], x.shape[0], f"{kind} of shape {shape}: ")
     if np.issubdtype(x.dtype, np.floating):
         low, high = float(x.min()), float(x.max())
         if not (low >= 0 and high <= 1):  # false for NaN, too
@@ -112,13 +99,13 @@ def _from_array(x: np.ndarray, kind: str) -> np.ndarray:
         fix = "give uint8 from 0 to 255, or floats from 0 to 1"
         raise UserError(f"{kind} of {x.dtype} has no known range; {fix}")
     if x.shape[2] == 4:
-        return _from_image(Image.fromarray(np.ascontiguousarray(x)))
+        return from_image(Image.fromarray(np.ascontiguousarray(x)))
     return np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x.copy()
 
 
-def _check_size(height: int, width: int, where: str) -> None:
-    if height * width == 0:
-        raise UserError(f"{where}a picture of {width}x{height} pixels shows nothing")
-    if height * width > MAX_PIXELS:
-        fix = "make it smaller"
-        raise UserError(f"{where}{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million; {fix}")
+def data_url(picture: np.ndarray | Image.Image, smallest: bool = False) -> str:
+    """A picture as a PNG in a ``data:`` URL; ``smallest`` takes longer."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=4, optimize=smallest)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

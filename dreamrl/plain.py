@@ -11,9 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dreamrl.album import show_if_due
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
+from dreamrl.device import chosen
 from dreamrl.metrics import MetricsWriter
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import CHECKPOINTS, pretrain_loop
@@ -45,6 +47,7 @@ def train_plain(run: RunConfig, out: Path, progress: Progress = lambda stage, st
 def ppo_plain(run: RunConfig, out: Path, progress: Callable[[int, Mapping[str, float]], None]) -> None:
     """PPO from ``out/pretrained`` or the newest checkpoint, to ``out/model``."""
     loaded = replace(load_pretrained(out / "pretrained", trusted=True), run=run)
+    loaded.model.to(chosen(run.device))
     trainer = PPOTrainer(loaded)
     counts = {"episodes": 0, "env_steps": 0}
     if (found := newest_checkpoint(out / CHECKPOINTS, STAGE)) is not None:
@@ -62,6 +65,7 @@ def ppo_plain(run: RunConfig, out: Path, progress: Callable[[int, Mapping[str, f
         values["ppo/env_steps_per_second"] = trainer.steps / (time.perf_counter() - started)
         done = trainer.iteration
         writer.write(done, STAGE, values)
+        show_if_due(loaded, writer, STAGE, done, last=done == run.ppo.iterations)
         if done % run.ppo.checkpoint_every == 0 or done == run.ppo.iterations:
             state = trainer.state() | counts | {"seed": run.seed}
             save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", trainer.tensors(), state)

@@ -2,6 +2,7 @@
 
 For ablations, for machines where Ray is not installed, and for ``DreamingReasoningLLM.train_step_rl``.
 One process; the run's ``num_env_runners`` is ignored, and a gradient step sees as many rows as all learners would.
+It computes where the model is.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 
 from dreamrl import policy
-from dreamrl.columns import OBS, TRUTH, flat, nested, normalise
+from dreamrl.columns import ACTION_LOGP, ACTIONS, DREAM_LOGP, OBS, TRUTH, flat, nested, normalise
 from dreamrl.curriculum import Curriculum, Stage
 from dreamrl.data import RandomPlay
+from dreamrl.device import as_floats, compute_of
 from dreamrl.judge import Judge
+from dreamrl.policy import Scored
 from dreamrl.ppo_loss import learning_rate, ppo_loss
 from dreamrl.rollout import episodes, play, reward_parts, shared_out
 from dreamrl.saving import Loaded, set_training, training_tensors
@@ -26,6 +29,27 @@ from envs.reasoning_batch import ReasoningBatch
 
 MOST_MINIBATCHES = 100_003
 """More minibatches than an iteration has: keeps the numbers of its replay batches apart from the next one's."""
+
+
+def rescore(columns: dict[str, torch.Tensor], size: int, score: Callable[[dict[str, Any]], Scored]) -> None:
+    """Replace the log-probabilities of sampling by those of whoever is about to learn.
+
+    On a GPU or in bfloat16 the same weights give the same action another probability than when it was sampled on a
+    CPU. PPO would take that for a change of the policy: its ratio must be 1 before the first update.
+
+    Args:
+        columns: of all rows, flat; changed in place.
+        size: rows at a time: those of a minibatch, so that the first one is computed in the same sums.
+        score: what the model that learns makes of nested columns. Gradients stay on: it is to run the same kernels.
+    """
+    dreams, steps = torch.zeros_like(columns[DREAM_LOGP]), torch.zeros_like(columns[ACTION_LOGP])
+    for start in range(0, len(steps), size):
+        scored = score(nested({name: value[start : start + size] for name, value in columns.items()}))
+        if scored.dreams is not None:
+            dreams[start + scored.dreams.question, scored.dreams.dream] = scored.dreams.logp.detach()
+        if scored.answers is not None:
+            steps[start + scored.answers.question] = scored.answers.logp.detach()
+    columns |= {DREAM_LOGP: dreams, ACTION_LOGP: steps + dreams.sum(1)}
 
 
 class PPOTrainer:
@@ -42,6 +66,8 @@ class PPOTrainer:
     def __init__(self, loaded: Loaded, judge: Judge | None = None, iteration: int = 0):
         """See the class."""
         self.run, self.model, self.loaded = loaded.run, loaded.model, loaded
+        self.compute = compute_of(self.run, self.model.device)
+        self.compute.prepare(self.model)
         self.model.codec.requires_grad_(False)
         self.model.inverse_dynamics.requires_grad_(False)
         judge = judge or Judge(self.model)
@@ -102,7 +128,7 @@ class PPOTrainer:
         finals = []
         self.simulated = 0
         for numbers in shared_out(run, self.iteration):
-            trace = play(run, self.batch, numbers, lambda *args: policy.act(self.model, *args))
+            trace = play(run, self.batch, numbers, self.act)
             for played in episodes(run, self.batch, trace):
                 before = {k: v[:-1] for k, v in played.obs.items()}
                 for name, value in flat(before, played.action, played.columns).items():
@@ -114,26 +140,43 @@ class PPOTrainer:
         self.steps = count = len(next(iter(columns.values())))
         order = stream(run.seed, 5, self.iteration, count).permutation(count)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
+        tensors = self.compute.put(tensors)
+        if not self.compute.like_sampling:
+            rescore(tensors, self.rows_together(count), self.score)
         return tensors, reward_parts(finals)
+
+    def act(self, *given: Any) -> dict[str, Any]:
+        """See :data:`dreamrl.rollout.Act`."""
+        with self.compute.sampling():
+            return policy.act(self.model, *map(self.compute.put, given))
+
+    def rows_together(self, count: int) -> int:
+        """Rows of a minibatch when there are ``count`` in all."""
+        return min(count, self.run.ppo.minibatch_size * self.learners)
 
     def minibatches(self, columns: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
         """``ppo.epochs`` passes over the rows, as RLlib takes them: what an epoch leaves over goes on into the next."""
         count = len(next(iter(columns.values())))
-        size = min(count, self.run.ppo.minibatch_size * self.learners)
+        size = self.rows_together(count)
         number = -(-self.run.ppo.epochs * count // size)
         for rows in (torch.arange(number * size) % count).split(size):
             yield nested({name: value[rows] for name, value in columns.items()})
 
+    def score(self, batch: dict[str, Any]) -> Scored:
+        """What the model makes now of the actions that were taken."""
+        with self.compute.learning():
+            return policy.score(self.model, batch[OBS], batch[ACTIONS], {k: batch[k] for k in TRUTH})
+
     def learn(self, batch: dict[str, Any], number: int) -> dict[str, float]:
         """One gradient step."""
         ppo = self.run.ppo
-        truth = {k: batch[k] for k in TRUTH}
-        scored = policy.score(self.model, batch[OBS], batch["actions"], truth)
+        scored = self.score(batch)
         index = (self.iteration + 1) * MOST_MINIBATCHES + number  # iterations count from 1 in replay, as in RLlib
         replay = self.replay.batch(index, ppo.replay_scenes, key=4) if ppo.replay_weight else {}
-        loss, metrics = ppo_loss(self.run, self.model, batch, scored, replay)
+        with self.compute.learning():
+            loss, metrics = ppo_loss(self.run, self.model, batch, scored, self.compute.put(replay))
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trained, ppo.grad_clip)
         self.optimizer.step()
-        return {k: float(v.detach()) for k, v in metrics.items()} | {"grad_norm": float(norm)}
+        return as_floats(metrics | {"grad_norm": norm})

@@ -65,7 +65,7 @@ def ppo_loss(
     Returns:
         the loss, and metrics by name.
     """
-    loss, metrics = torch.zeros(()), {}
+    loss, metrics = model.calibration.new_zeros(()), {}
     if scored.dreams is not None:
         part, own = dream_loss(run, batch, scored.dreams)
         loss, metrics = loss + part, metrics | own

@@ -7,11 +7,14 @@ import re
 import shutil
 import socket
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
+from dreamrl.machine import gpus
 from dreamrl.settings import parse_yaml
 
 MIN_FREE_BYTES = 200 * 2**20
@@ -103,6 +106,30 @@ def check_address(address: str) -> None:
         raise UserError(
             f"cannot reach {address} ({reason}); start a cluster with `ray start --head` or use --address local"
         ) from error
+
+
+def check_device(run: RunConfig, address: str, stages: Sequence[str]) -> None:
+    """Raise unless this machine has the GPUs that ``stages`` of ``run`` insist on; on a cluster the workers find out.
+
+    Ray would wait for a GPU that is not there.
+    """
+    if run.device != "cuda" or address != "local":
+        return
+    cards = gpus()
+    if not cards:
+        raise UserError("device (cuda): no NVIDIA GPU answers here (see nvidia-smi); use device=auto or device=cpu")
+    ppo = run.ppo
+    needs = {"pretrain": ("pretrain.num_workers", run.pretrain.num_workers)}
+    needs["ppo"] = ("ppo.num_learners", ppo.num_learners)
+    for stage in stages:
+        key, count = needs.get(stage, ("", 0))
+        shares = ppo.num_env_runners * ppo.gpus_per_env_runner if stage == "ppo" else 0.0
+        if count + shares > len(cards):
+            rule = f"each takes one of the {len(cards)} GPUs here" + (f", env runners {shares:g}" if shares else "")
+            raise UserError(f"{key} ({count}) is too many for device=cuda: {rule}; lower it, or use device=cpu")
+    if run.precision == "bfloat16" and not all(card.bf16 for card in cards):
+        name = next(card.name for card in cards if not card.bf16)
+        raise UserError(f"precision (bfloat16): {name} does not calculate in bfloat16; use precision=float32")
 
 
 def _check_ours(out: Path) -> None:

@@ -18,10 +18,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from dreamrl.album import show_if_due
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
+from dreamrl.device import compute_of, exchanged_on, takes_gpus
+from dreamrl.errors import UserError
 from dreamrl.losses import codec_loss, pretrain_loss, touch_all
 from dreamrl.metrics import MetricsWriter
 from dreamrl.model import DreamingReasoningLLM
@@ -55,7 +58,7 @@ class PretrainStep(nn.Module):
 def train_codec(loaded: Loaded, data: RandomPlay | StoredPlay) -> float:
     """Train the image codec, then freeze it; returns its last loss. Cheap, so every worker does the same."""
     model = loaded.model
-    patches = data.patches(CODEC_SCENES)
+    patches = data.patches(CODEC_SCENES).to(model.codec.levels.device)
     optimizer = torch.optim.Adam(model.codec.parameters(), lr=CODEC_LR)
     loss = torch.zeros(())
     for _ in range(loaded.run.pretrain.codec_steps):
@@ -95,6 +98,7 @@ def pretrain_loop(
     collected: Path | None = None,
     reader: Reader = plain_tables,
     progress: Callable[[int, Mapping[str, float]], None] = lambda done, values: None,
+    device: torch.device | None = None,
 ) -> Loaded | None:
     """Pretrain from scratch or from the newest checkpoint under ``out``; rank 0 writes everything.
 
@@ -108,13 +112,15 @@ def pretrain_loop(
         collected: directory of records that ``dreamrl collect`` wrote; None: random play on the fly.
         reader: how its files are read.
         progress: called by rank 0 with the updates done and their metrics whenever these are logged.
+        device: where this process trains; None: where the settings say.
 
     Returns:
         the trained model, which rank 0 has saved as ``out/pretrained``; None if it was stopped before.
     """
     settle(run.deterministic)
     loaded = new_model(run)
-    model, settings = loaded.model, run.pretrain
+    model, settings, compute = loaded.model, run.pretrain, compute_of(run, device)
+    compute.prepare(model)
     data = RandomPlay(run, loaded.world, loaded.text, model.codec)
     if collected is not None:
         data = StoredPlay(run, loaded.world, loaded.text, model.codec, collected, reader)
@@ -136,8 +142,9 @@ def pretrain_loop(
         writer.truncate_after(STAGE, start)
     clock, logged = time.perf_counter(), start
     for step in range(start, settings.steps):
-        batch = data.batch(step, settings.scenes_per_step, rank, workers)
-        loss, metrics = step_module(batch)
+        batch = compute.put(data.batch(step, settings.scenes_per_step, rank, workers))
+        with compute.learning():
+            loss, metrics = step_module(batch)
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
@@ -156,10 +163,11 @@ def pretrain_loop(
             values["pretrain/scenes_per_second"] = (done - logged) * settings.scenes_per_step / max(seconds, 1e-9)
             if done % PROBE_EVERY == 0 or last:
                 values |= {f"pretrain/{k}": v for k, v in probe().items()}
-            clock, logged = time.perf_counter(), done
             if writer is not None:
                 writer.write(done, STAGE, values)
+                show_if_due(loaded, writer, STAGE, done, last)
                 progress(done, values)
+            clock, logged = time.perf_counter(), done
         if rank == 0 and (done % settings.checkpoint_every == 0 or last or stopping):
             state = {"step": done, "codec_loss": codec_error, "seed": run.seed}
             save_checkpoint(out / CHECKPOINTS, f"{STAGE}-{done:08d}", training_tensors(model, optimizer), state)
@@ -186,11 +194,16 @@ def _ray_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     request = StopRequest(Path(config["out"]))
+    device = torch.device("cpu")
+    if config["gpus"]:
+        device = ray.train.torch.get_device()
+        torch.cuda.set_device(device)
 
     def should_stop() -> bool:
-        asked = torch.tensor(float(request.asked))
-        if torch.distributed.is_initialized():
-            torch.distributed.broadcast(asked, src=0)  # one answer for all ranks
+        if not torch.distributed.is_initialized():
+            return request.asked
+        asked = torch.tensor(float(request.asked), device=exchanged_on())
+        torch.distributed.broadcast(asked, src=0)  # one answer for all ranks
         return bool(asked)
 
     pretrain_loop(
@@ -199,11 +212,12 @@ def _ray_worker(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
         wrap=lambda module: ray.train.torch.prepare_model(
-            module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
+            module, move_to_device=device, parallel_strategy_kwargs={"broadcast_buffers": False}
         ),
         should_stop=should_stop,
         collected=Path(config["collected"]) if config["collected"] else None,
         reader=ray_tables,
+        device=device,
     )
     ray.train.report({"done": 1})
 
@@ -242,31 +256,40 @@ def ray_tables(spans: Iterable[Span]) -> Iterator[pa.Table]:
 def pretrain_on_ray(run: RunConfig, out: Path, collected: Path | None = None) -> None:
     """Run :func:`pretrain_loop` on ``run.pretrain.num_workers`` Ray Train workers; Ray is already up.
 
-    What was ``collected`` must be where every worker can read it.
+    What was ``collected`` must be where every worker can read it. A worker has a GPU of its own or none at all.
     A worker that dies is restarted with its group, up to ``max_failures`` times, from the newest checkpoint on disk.
     """
-    from ray.train import FailureConfig, ScalingConfig
+    import ray
+    from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
     from ray.train import RunConfig as TrainRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from dreamrl.settings import to_dict
 
     fewest, most = run.pretrain.min_workers, run.pretrain.num_workers
+    gpus = takes_gpus(run.device, "pretrain.num_workers", most, ray.cluster_resources().get("GPU", 0))
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={
             "run": to_dict(run),
             "out": str(out.resolve()),
             "collected": None if collected is None else str(collected.resolve()),
+            "gpus": gpus,
         },
         scaling_config=ScalingConfig(
-            num_workers=(fewest, most) if fewest else most, resources_per_worker={"CPU": 1}, use_gpu=False
+            num_workers=(fewest, most) if fewest else most, resources_per_worker={"CPU": 1}, use_gpu=gpus
         ),
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=TrainRunConfig(
             name="train",
             storage_path=str(out.resolve() / "ray"),
             failure_config=FailureConfig(max_failures=run.max_failures),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, UserError):  # what only a worker can know of its machine
+                raise failure from error
+        raise

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from dreamrl.data import RandomPlay
+from dreamrl.device import Compute
 from dreamrl.losses import dream_rows, happened, prompt_rows, world_model_loss
 from dreamrl.nn.moe import routing_metrics
 from dreamrl.saving import Loaded
@@ -53,7 +54,7 @@ class Probe:
 
     def _batch(self, world: World, count: int) -> dict[str, torch.Tensor]:
         data = RandomPlay(self.loaded.run, world, self.loaded.text, self.loaded.model.codec, Split.VALIDATION)
-        return data.batch(0, count, key=6)
+        return Compute(device=self.loaded.model.device).put(data.batch(0, count, key=6))
 
     @torch.no_grad()
     def _measure(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:

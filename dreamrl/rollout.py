@@ -20,7 +20,7 @@ from envs.questions import stream
 from envs.reasoning_batch import Phase, ReasoningBatch, training_question
 
 Act = Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Any]]
-"""(obs, uniform (Q, N, P + 2), uniform (Q, L + 1)) -> what :func:`dreamrl.policy.act` returns."""
+"""(obs, uniform (Q, N, P + 2), uniform (Q, L + 1)), on the CPU -> what :func:`dreamrl.policy.act` returns, anywhere."""
 OnStep = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
 """Told what a step adds to the trace, and the observation after it."""
 
@@ -70,9 +70,9 @@ def play(
             torch.from_numpy(dice[np.arange(len(numbers)), :, step]).float(),
             torch.from_numpy(answer_dice).float(),
         )
-        action = {k: v.numpy() for k, v in out[ACTIONS].items()}
+        action = {k: v.cpu().numpy() for k, v in out[ACTIONS].items()}
         dream_rewards, answer_rewards = batch.step(action)
-        columns = {k: out[k].numpy() for k in STEP_COLUMNS}
+        columns = {k: out[k].cpu().numpy() for k in STEP_COLUMNS}
         infos = [batch.step_info(q, dream_rewards, answer_rewards) for q in range(len(numbers))]
         trace.append({"obs": obs, "action": action, "columns": columns, "infos": infos})
         obs = batch.observation()

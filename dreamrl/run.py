@@ -13,7 +13,7 @@ from typing import Any
 from dreamrl.checkpoint import newest_checkpoint
 from dreamrl.config import DreamingConfig, RunConfig
 from dreamrl.errors import UserError
-from dreamrl.files import write_atomically
+from dreamrl.files import locked, write_atomically
 from dreamrl.manifest import remember_data
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained, save_pretrained
@@ -63,7 +63,7 @@ def _run_stages(
     collected: Path | None,
 ) -> None:
     seconds = _read_seconds(out)
-    with Mirror(run.storage, out) as mirror, stoppable(out) as stop:
+    with locked(out, "train"), Mirror(run.storage, out) as mirror, stoppable(out) as stop:
         if "pretrain" in stages:
             _timed(seconds, "pretrain", out, lambda: _pretrain(run, out, address, stop, resume, collected, mirror))
         elif not (out / "pretrained").exists():

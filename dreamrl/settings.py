@@ -68,6 +68,11 @@ def from_dict(data: dict[str, Any], origin: str) -> RunConfig:
     return _build(_flatten(data, origin))
 
 
+def completed(data: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Settings that were stored, perhaps by an older version, with the defaults of what it did not know."""
+    return to_dict(from_dict(data, origin))
+
+
 def read_yaml(path: Path) -> RunConfig:
     """The settings that :func:`write_yaml` wrote; presets play no part, so that later ones change nothing."""
     return from_dict(_read_yaml(path), str(path))

@@ -1,6 +1,9 @@
-"""Uncertainty of what is reported: intervals by resampling, no distribution assumed."""
+"""Uncertainty of what is reported: intervals by resampling, or by Student's t where there are only a few values."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,3 +69,18 @@ def expected_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray, 
     place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(place, weights=outcomes - probabilities, minlength=bins)
     return float(np.abs(gaps).sum() / probabilities.size)
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
+    """Mean, and half the width of its interval by Student's t; None for a single value.
+
+    Args:
+        values: at least one, of a normal distribution; a mean over many questions is close to it.
+        level: coverage, between 0 and 1.
+    """
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return mean, None
+    from scipy.special import stdtrit  # quantiles of Student's t; scipy is slow to import
+
+    return mean, float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)

@@ -137,7 +137,8 @@ class Mirror:
             return
         now = {path.name for path in checkpoints.iterdir() if not path.name.startswith(".")}
         if now - self.seen:
-            self.seen, self.pending = now, self.pool.submit(self._push)
+            self.seen = now  # before the thread can fail and take it back
+            self.pending = self.pool.submit(self._push)
 
     def _push(self) -> None:
         assert self.storage is not None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dreamrl.config import RunConfig
+from dreamrl.device import for_answers
 from dreamrl.evaluate import Result, evaluate, held_out, random_play_exact, summarise
 from dreamrl.files import write_atomically
 from dreamrl.filmstrip import animate, filmstrip, save_png
@@ -31,10 +32,13 @@ def write_summary(run: RunConfig, out: Path, seconds: dict[str, float], stop: St
     """Evaluate random play, the untrained, the pretrained and the final model on the same held-out boards."""
     final, pretrained = (load_pretrained(out / name, trusted=True) for name in ("model", "pretrained"))
     judge, started = Judge(pretrained.model), time.perf_counter()
+    for model in (final.model, pretrained.model):
+        model.to(for_answers(run))
     questions = held_out(final.world, final.world.sizes, run.eval.num_items, EVAL_SEED)
     few = tuple(n for n in run.eval.dreams if n <= run.model.num_dream_sequences) or run.eval.dreams[:1]
     untrained = new_model(run)
     untrained.model.codec.load_state_dict(pretrained.model.codec.state_dict())  # so that its pictures can be judged
+    untrained.model.to(for_answers(run))
     plan: list[tuple[str, Loaded, tuple[int, ...]]] = [
         ("untrained", untrained, (max(few),)),
         ("pretrained", pretrained, few),

@@ -135,6 +135,8 @@ def _panel(dream: Dream, index: int, columns: int) -> Panel:
     last = dream.triplets[-1]
     style = BELIEF_STYLES[dream.belief]
     action = Text(f"{len(dream.triplets)} {last.action}", no_wrap=True, overflow="ellipsis")
+    if last.faithful is False:
+        action.append(" (false)", style="red")
     belief = Text(dream.belief, style=style, no_wrap=True, overflow="ellipsis")
     return Panel(
         Group(half_blocks(last.result, columns), action, belief),
@@ -258,6 +260,11 @@ class Stages:
             self.__exit__()
             self._bar = self._make(stage, self.totals[stage], done=step).__enter__()
         self._bar.advance(step - self._bar.done, **metrics)
+
+
+def printable(text: str) -> str:
+    """``text`` without characters that a terminal would obey; a model that has learned little writes any bytes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def format_seconds(seconds: float) -> str:

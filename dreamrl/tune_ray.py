@@ -161,7 +161,8 @@ def trial_function(config: dict[str, Any], plan: TunePlan, out: str) -> None:
     try:
         run = run_of(plan.base, settings)
         with restored.as_directory() if restored else contextlib.nullcontext() as folder:
-            run_trial(run, plan.measure, work, report, pretrained, Path(folder) if folder else None)
+            begin = Path(folder) if folder else None
+            run_trial(run, plan.measure, work, report, pretrained, begin, plan.trial.gpus)
     except Exception as error:
         failed.write_text(" ".join(f"{type(error).__name__}: {error}".removeprefix("TrialFailed: ").split())[:500])
         raise

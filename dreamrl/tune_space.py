@@ -26,11 +26,14 @@ MOST_LISTED, MOST_COMBINATIONS = 33, 2000
 GROUPS = {"curriculum": "model"}
 """Sections whose rules look at another section: their keys are tried together with the other's."""
 WITHOUT_EFFECT = (
+    "device",
+    "compile",
     "eval.",
     "pretrain.num_workers",
     "pretrain.checkpoint_every",
     "ppo.checkpoint_every",
     "ppo.num_env_runners",
+    "ppo.gpus_per_env_runner",
     "ppo.num_learners",
 )
 """Settings that say where or how often something is done, not what is learned."""

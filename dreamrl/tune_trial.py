@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.config import RunConfig
+from dreamrl.device import chosen
 from dreamrl.errors import UserError
 from dreamrl.evaluate import evaluate, held_out, means
 from dreamrl.ppo import PPOTrainer
@@ -46,6 +49,7 @@ def run_trial(
     report: Report,
     pretrained: Path | None = None,
     checkpoint: Path | None = None,
+    gpus: float | None = None,
 ) -> None:
     """Train ``run`` to its last PPO iteration.
 
@@ -56,9 +60,13 @@ def run_trial(
         report: called with every measurement.
         pretrained: directory of the model to start PPO from; None: pretrain.
         checkpoint: directory that ``report`` was handed: go on from there.
+        gpus: what is reserved for the trial: without any it leaves those of its machine alone. None: whatever is there.
     """
     settle()
-    trainer = PPOTrainer(_start(run, work, pretrained, checkpoint))
+    device = trial_device(run, gpus)
+    loaded = _start(run, work, pretrained, checkpoint, device)
+    loaded.model.to(device)
+    trainer = PPOTrainer(loaded)
     if checkpoint is not None:
         trainer.restore(*_read(checkpoint))
     questions = boards(trainer.loaded, measure)
@@ -76,7 +84,18 @@ def run_trial(
             report(numbers, Path(folder))
 
 
-def _start(run: RunConfig, work: Path, pretrained: Path | None, checkpoint: Path | None) -> Loaded:
+def trial_device(run: RunConfig, gpus: float | None) -> torch.device:
+    """Where a trial computes that has reserved ``gpus``."""
+    if gpus != 0:
+        return chosen(run.device)
+    if run.device == "cuda":
+        raise UserError("device (cuda) needs trial.gpus above 0; set it to 1, or to the share of a GPU that is enough")
+    return torch.device("cpu")
+
+
+def _start(
+    run: RunConfig, work: Path, pretrained: Path | None, checkpoint: Path | None, device: torch.device
+) -> Loaded:
     """The model that PPO starts from; with a ``checkpoint`` its weights are still to be set."""
     if checkpoint is not None:
         loaded = new_model(run)
@@ -88,7 +107,7 @@ def _start(run: RunConfig, work: Path, pretrained: Path | None, checkpoint: Path
         def check(done: int, values: Mapping[str, float]) -> None:
             finite({k: v for k, v in values.items() if "loss" in k}, f"pretraining update {done}")
 
-        pretrain_loop(run, work, progress=check)
+        pretrain_loop(run, work, progress=check, device=device)
         shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
     return replace(load_pretrained(made, trusted=True), run=run)
 

@@ -45,6 +45,16 @@ class Scores:
         """Mean over the steps in which something changed; 0 if nothing ever did."""
         return float(np.mean(self.faithful)) if self.faithful else 0.0
 
+    def parts(self) -> dict[str, float]:
+        """Reward components of this dream, unweighted."""
+        return {
+            "faithfulness": self.mean_faithfulness(),
+            "coherence": float(np.mean(self.coherent)) if self.coherent else 0.0,
+            "correctness": self.correctness,
+            "creativity": self.creativity,
+            "progress": self.progress,
+        }
+
 
 class ReasoningBatch:
     """Q questions with N dreams each, stepped together."""
@@ -278,12 +288,9 @@ class ReasoningBatch:
         """Mean reward components of one finished question, all in [0, 1] but progress."""
         scores, verdict = self.scores[index][: self.present], self.verdicts[index]
         assert verdict is not None, "the question is not answered yet"
+        parts = [s.parts() for s in scores]
         return {
-            "faithfulness": float(np.mean([s.mean_faithfulness() for s in scores])),
-            "coherence": float(np.mean([np.mean(s.coherent) for s in scores])),
-            "correctness": float(np.mean([s.correctness for s in scores])),
-            "creativity": float(np.mean([s.creativity for s in scores])),
-            "progress": float(np.mean([s.progress for s in scores])),
+            **{name: float(np.mean([p[name] for p in parts])) for name in parts[0]},
             "exact_frame": float(np.mean([e for s in scores for e in s.exact])),
             "dream_length": float(self.lengths[index, : self.present].mean()),
             "exact_match": float(verdict.exact),

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dreamrl.chat import Chat, graph_lines, talk
+from dreamrl.chat import Chat, talk
+from dreamrl.chat_lines import graph_lines
 from dreamrl.generate import generate
 from dreamrl.saving import save_pretrained
 

@@ -22,6 +22,7 @@ TYPED = {
     "dreamrl generate froz\tWhy": "generate frozen-lake Why",
     "dreamrl eval ru\t": "eval runs",
     "dreamrl train --out ru\t": "train --out runs",
+    "dreamrl watch ru\t": "watch runs",
     "dreamrl worlds ch\tphy\t": "worlds check physics",
     "dreamrl submit --wait tu\t": "submit --wait tune",
     "dreamrl tune se\t": "tune search.yaml",

@@ -171,6 +171,11 @@ def in_shell(folder):
     }  # fmt: skip
 
 
+def is_run(block):
+    """Python runs unless it is marked as something else, a shell's lines only if they are marked."""
+    return block.mark == "run" or (block.language == "python" and not block.mark)
+
+
 def run_document(document, folder):
     """Run its blocks in order in ``folder``; what each printed, by its line."""
     environment, printed = in_shell(folder), {}
@@ -178,12 +183,10 @@ def run_document(document, folder):
         if block.mark.startswith("file: "):
             (folder / block.mark.removeprefix("file: ")).write_text(block.code)
             continue
-        if block.language == "python" and not block.mark:
-            command = [sys.executable, "-c", block.code]
-        elif block.mark == "run":
-            command = ["bash", "-euc", block.code]
-        else:
+        if not is_run(block):
             continue
+        command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euc"]
+        command = [*command, block.code]
         printed[block] = output_of(block, command, folder, environment)
     return printed
 
@@ -203,11 +206,7 @@ def output_of(block, command, folder, environment):
     return printed
 
 
-RUN = [
-    d
-    for d in DOCUMENTS
-    if d != "docs/TUTORIAL.md" and any(b.mark == "run" or b.language == "python" for b in blocks(d))
-]
+RUN = [d for d in DOCUMENTS if d != "docs/TUTORIAL.md" and any(is_run(b) for b in blocks(d))]
 
 
 @pytest.mark.slow

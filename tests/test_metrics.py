@@ -3,16 +3,18 @@
 import ast
 import doctest
 import inspect
+import io
 import json
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # generated, without types
 
 from dreamrl import metrics
-from dreamrl.metrics import GLOSSARY, MetricsWriter, expand, explain, glossary_markdown
+from dreamrl.metrics import GLOSSARY, PICTURES, MetricsWriter, expand, explain
 
 
 def lines(directory: Path) -> list[dict]:
@@ -46,21 +48,11 @@ def test_every_name_is_defined_once_and_explained_in_one_line():
     tree = ast.parse(inspect.getsource(metrics))
     tables = [n.value for n in ast.walk(tree) if isinstance(n, ast.AnnAssign) and isinstance(n.value, ast.Dict)]
     keys = [k.value for table in tables for k in table.keys if isinstance(k, ast.Constant)]
-    assert len(keys) == len(GLOSSARY) > 50
+    assert len(keys) == len(GLOSSARY) + len(PICTURES) > 50
     assert len(set(keys)) == len(keys), "a name given twice would silently replace the first"
     for name, meaning in GLOSSARY.items():
         assert name.split("/")[0] in {"pretrain", "ppo", "eval"}
         assert len(meaning) > 10 and "\n" not in meaning
-
-
-def test_markdown_has_a_row_per_metric():
-    rows = glossary_markdown().splitlines()
-    assert rows[1] == "| --- | --- |"
-    assert len(rows) == len(GLOSSARY) + 2
-    for name in GLOSSARY:
-        assert sum(row.startswith(f"| `{name}` |") for row in rows) == 1
-    for row in rows:
-        assert row.replace("\\|", "").count("|") == 3
 
 
 def test_examples_in_docstrings_are_true():
@@ -165,9 +157,52 @@ def test_resume_without_anything_to_resume_starts_afresh(tmp_path):
 def test_images_go_to_the_stages_folder(tmp_path):
     frame = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     writer = MetricsWriter(tmp_path, resume=False)
-    writer.image("ppo/dreams", frame, 7)
+    writer.image("ppo/dreams/graph", frame, 7)
+    writer.image("ppo/dreams/graph/spatial.minigrid", frame, 8)
     writer.close()
-    images = [(v, e.step) for e in events(tmp_path, "ppo") for v in e.summary.value if v.HasField("image")]
-    assert len(images) == 1
-    value, step = images[0]
-    assert (value.tag, step, value.image.height, value.image.width) == ("ppo/dreams", 7, 20, 30)
+    found = [(v.tag, e.step, v.image) for e in events(tmp_path, "ppo") for v in e.summary.value if v.HasField("image")]
+    assert [(tag, step) for tag, step, _ in found] == [
+        ("ppo/dreams/graph", 7),
+        ("ppo/dreams/graph/spatial.minigrid", 8),
+    ]
+    for _, _, image in found:
+        assert (np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) == frame).all()
+
+
+@pytest.mark.parametrize(
+    "tag", ["ppo/dreams", "ppo/dreams/grahp", "dreams/graph", "ppo/dreams/graph/a/b", "ppo/success"]
+)
+def test_a_picture_that_nobody_explained_raises(tmp_path, tag):
+    writer = MetricsWriter(tmp_path, resume=False)
+    with pytest.raises(KeyError, match=tag):
+        writer.image(tag, np.zeros((2, 2, 3), np.uint8), 1)
+    writer.close()
+    assert all(len(meaning) > 10 for meaning in PICTURES.values())
+
+
+def visible(directory: Path, stage: str) -> list[tuple[str, int, int]]:
+    """(tag, step, grey) of the pictures that TensorBoard shows: a start hides what came before from its step on."""
+    found: list[tuple[str, int, int]] = []
+    for event in events(directory, stage):
+        if event.HasField("session_log"):
+            found = [(tag, step, grey) for tag, step, grey in found if step < event.step]
+        for value in event.summary.value:
+            if value.HasField("image"):
+                pixels = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+                found.append((value.tag, event.step, int(pixels[0, 0, 0])))
+    return found
+
+
+def test_a_resumed_run_shows_no_picture_twice(tmp_path):
+    """Killed after update 15 with a checkpoint of 10: what was shown of 15 is shown once more, and hidden before."""
+    writer = MetricsWriter(tmp_path, resume=False)
+    for step in (5, 10, 15):
+        writer.image("ppo/dreams/filmstrip", np.full((4, 4, 3), step, np.uint8), step)
+    writer.close()
+    writer = MetricsWriter(tmp_path, resume=True)
+    writer.truncate_after("ppo", 10)
+    for step in (15, 20):
+        writer.image("ppo/dreams/filmstrip", np.full((4, 4, 3), 100 + step, np.uint8), step)
+    writer.close()
+    greys = {5: 5, 10: 10, 15: 115, 20: 120}
+    assert visible(tmp_path, "ppo") == [("ppo/dreams/filmstrip", step, grey) for step, grey in greys.items()]

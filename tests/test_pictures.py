@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from dreamrl.errors import UserError
-from dreamrl.pictures import FORMATS, as_picture, as_pictures
+from dreamrl.picture_files import FORMATS
+from dreamrl.pictures import as_picture, as_pictures
 
 PICTURE = np.random.default_rng(0).integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
 GREY = np.repeat(PICTURE[:, :, :1], 3, axis=2)

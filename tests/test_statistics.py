@@ -1,10 +1,12 @@
 """Tests of dreamrl/statistics.py."""
 
+import math
+
 import numpy as np
 import pytest
 
 from dreamrl import statistics
-from dreamrl.statistics import bootstrap_interval, expected_calibration_error
+from dreamrl.statistics import bootstrap_interval, expected_calibration_error, mean_interval
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
@@ -110,3 +112,12 @@ def test_predictions_that_come_true_as_often_as_they_say_are_calibrated():
 def test_wrong_arguments_of_the_calibration_error_are_named(probabilities, outcomes, bins, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(np.array(probabilities), np.array(outcomes), bins)
+
+
+def test_interval_over_seeds_by_hand():
+    """Three values: t = 4.303 with 2 degrees of freedom (any printed table)."""
+    mean, half = mean_interval([0.8, 0.9, 0.7])
+    assert mean == pytest.approx(0.8)
+    assert half == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
+    assert mean_interval([0.5, 0.7])[1] == pytest.approx(12.706 * 0.1, rel=1e-3)
+    assert mean_interval([0.25]) == (0.25, None)

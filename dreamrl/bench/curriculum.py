@@ -28,7 +28,7 @@ from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import pretrain_loop
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained
-from dreamrl.settings import to_dict
+from dreamrl.settings import completed, to_dict
 from envs.world import Split
 
 ARMS = ("plain", "curriculum")
@@ -40,13 +40,13 @@ STAGE, SETTINGS = "ppo", "settings.json"
 
 def bench(
     seeds: Sequence[int] = (0, 1, 2),
-    target: float = 0.6,
+    target: float = 0.9,
     sizes: Sequence[int] = (3, 4, 5, 6),
     budget: int = 300_000,
     iterations: int = 60,
     questions: int = 256,
-    every: int = 4,
-    boards: int = 200,
+    every: int = 2,
+    boards: int = 400,
     pretrain_steps: int = 720,
     dream_length: int = 10,
     embedding_dim: int = 64,
@@ -124,6 +124,10 @@ def same_settings(settings: dict[str, Any], out: Path) -> None:
     """A UserError if ``out`` holds work on other settings."""
     text = json.dumps(settings, indent=1)
     out.mkdir(parents=True, exist_ok=True)
-    if (out / SETTINGS).exists() and (out / SETTINGS).read_text(encoding="utf-8") != text:
+    place = out / SETTINGS
+    found = json.loads(place.read_text(encoding="utf-8")) if place.exists() else settings
+    # What an older version did not know has its default.
+    found = found | {"run": completed(found["run"], str(place))}
+    if json.dumps(found, indent=1) != text:
         raise UserError(f"{out} holds a benchmark with other settings; give another out=DIR, or delete it")
     write_atomically(out / SETTINGS, text)

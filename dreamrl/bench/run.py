@@ -22,6 +22,7 @@ BENCHMARKS = {
     "decode": "writing with the key-value cache against without",
     "rollout": "env steps per second while sampling: a bare loop, ours, and RLlib's own env runner",
     "ppo": "a whole PPO iteration: ours, RLlib's own, Stable-Baselines3; and where the time goes",
+    "gpu": "training steps on a GPU: speed, FLOP/s, MFU and idle share of each preset (needs no Ray)",
     "pretrain": "Ray Train against the plain loop, two workers against one, and waiting for data",
     "generate": "dreams per second, and how time grows with T, N, board size and length of the text",
     "context": "loss and retrieval at 512 to 4096 tokens, for every kind of positions",

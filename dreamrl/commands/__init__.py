@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from dreamrl.commands import asking, reporting, searching, serving, tools, training
+from dreamrl.commands import asking, reporting, searching, serving, tools, training, watching
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ COMMANDS = {
     "generate": Command("answer one prompt", asking.generate_arguments, asking.generate),
     "serve": Command("answer over HTTP, with a web page", serving.serve_arguments, serving.serve),
     "chat": Command("talk to a model in the terminal", serving.chat_arguments, serving.chat),
+    "watch": Command("watch a run that another process works on", watching.watch_arguments, watching.watch),
     "report": Command(
         "write a run's curves, results and dreams as one HTML file", reporting.report_arguments, reporting.report
     ),

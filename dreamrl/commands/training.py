@@ -53,6 +53,7 @@ def train(args: argparse.Namespace) -> None:
     if args.model:
         check_model(args.model)
     check_address(args.address)
+    preflight.check_device(config, args.address, STAGES[args.command])
     data = data_for(config, out, args.data, args.resume is not None, args.overwrite)
 
     if args.overwrite:

@@ -65,14 +65,16 @@ def contrastive_loss(
     Returns:
         loss, and ``contrastive_temperature`` and ``contrastive_accuracy``: how often the most similar is the own.
     """
-    ours = torch.stack([F.normalize(head.left(left), dim=-1), F.normalize(head.right(right), dim=-1)], dim=1)
+    sides = head.left(left), head.right(right)
+    ours = torch.stack([F.normalize(side.float(), dim=-1) for side in sides], dim=1)
     pairs = gather(ours)  # (A, 2, D)
     temperature = head.temperature()
     count = len(pairs)
     if count == 0:
         loss = ours.sum() * 0 + temperature * 0
         return loss, {"contrastive_temperature": temperature.detach(), "contrastive_accuracy": loss.detach()}
-    logits = pairs[:, 0] @ pairs[:, 1].T / temperature  # (A, A)
+    with torch.autocast(pairs.device.type, enabled=False):  # a low temperature magnifies what was rounded off
+        logits = pairs[:, 0] @ pairs[:, 1].T / temperature  # (A, A)
     target = torch.arange(count, device=logits.device)
     if same is not None:
         assert same.shape == logits.shape, f"same is {tuple(same.shape)}, there are {count} pairs on all workers"

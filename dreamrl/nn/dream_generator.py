@@ -137,8 +137,9 @@ class DreamGenerator(nn.Module):
             condition = condition + self.memory.recall(condition, context)
         x, routing = self.moe(x, keys, grid[:, 1], self.summary(x, mask) + condition, context, noise)
         outlook = self.outlook(torch.cat([self.readout(x, mask), condition], dim=-1))  # (R, 2 D)
-        value = self.value(outlook).squeeze(-1)
-        return Look(x, mask, places, self.policy(outlook), value, routing, self.chances(outlook), grid)
+        # Probabilities want more digits than bfloat16 has, here and wherever logits leave the model.
+        value, policy, chances = (head(outlook).float() for head in (self.value, self.policy, self.chances))
+        return Look(x, mask, places, policy, value.squeeze(-1), routing, chances, grid)
 
     def imagine(self, look: Look, what: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the result codes (R, P, V) and of the belief (R, 4), given the chosen action (R,)."""
@@ -150,7 +151,7 @@ class DreamGenerator(nn.Module):
         # probable result, and only what changes has to be learned.
         table = self.codes.weight[:-1] * x.shape[-1] ** -0.5  # (V, D), without padding
         result = F.linear(self.result_norm(x), table, self.result_bias)  # (R, P, V)
-        return result, self.belief(self.belief_pool(x, look.mask))
+        return result.float(), self.belief(self.belief_pool(x, look.mask)).float()
 
 
 class Remembered(NamedTuple):
@@ -229,4 +230,4 @@ class InverseDynamics(nn.Module):
         mask = torch.arange(what.shape[1], device=what.device) < grid.prod(dim=1, keepdim=True)
         _, places = self.positions(grid[:, 1], what.shape[1])
         x = self.before(what) + self.after(result)
-        return self.head(self.pool(self.block(x, mask=mask[:, None, None, :], places=places), mask))
+        return self.head(self.pool(self.block(x, mask=mask[:, None, None, :], places=places), mask)).float()

@@ -64,9 +64,15 @@ class GraphTransformer(nn.Module):
         weight = x.new_ones(len(edge_type), 1)
         for norm, hop, feed in list(zip(self.norms, self.hops, self.feeds, strict=True))[:rounds]:
             message, weight = hop(norm(x), edge_index, edge_type, self.edge.weight, gate)
-            x = x + message if self.memory is None else self.memory(message, x)
+            x = x + message if self.memory is None else self._remember(message, x)
             x = x + feed(x)
         return x, Edges(graph.node[edge_index], edge_type, weight.detach().mean(-1))
+
+    def _remember(self, message: Tensor, x: Tensor) -> Tensor:
+        """Nodes (K, D) that have taken their messages in; in float32, for what a gate adds is small beside the node."""
+        assert self.memory is not None
+        with torch.autocast(x.device.type, enabled=False):
+            return self.memory(message.float(), x.float())
 
 
 class MeanPool(nn.Module):
@@ -149,12 +155,12 @@ class GraphReasoner(nn.Module):
         nodes = x.new_zeros(mask.numel(), x.shape[-1]).index_copy(0, place, x).view(*mask.shape, -1)
         dream = self.dream(nodes.flatten(0, 1), mask.flatten(0, 1)).view(questions, dreams, -1)
         asked = prompt.summary.unsqueeze(1).expand_as(dream)
-        score = self.score(torch.cat([dream, asked], dim=-1)).squeeze(-1)  # (Q, N)
+        score = self.score(torch.cat([dream, asked], dim=-1)).squeeze(-1).float()  # (Q, N)
         if self.rounds is not None:
             score = score.masked_fill(lengths == 0, NEVER)
         overall = self.all(dream, lengths > 0)
-        value = self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1)
-        focus = torch.cat([score, self.none_score(prompt.summary)], dim=-1)
+        value = self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1).float()
+        focus = torch.cat([score, self.none_score(prompt.summary).float()], dim=-1)
         if grid is None:
             return Reading(nodes, mask, focus, value, edges)
         last = frames.gather(2, lengths.view(questions, dreams, 1, 1).expand(-1, -1, 1, frames.shape[-1])).squeeze(2)

@@ -197,7 +197,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``x`` (B, L, D), ``mask`` (B, L) True where a token is real -> (B, D); zeros where none is."""
         x = self.norm(x)
-        score = self.score(x)
+        score = self.score(x).float()
         score = score.masked_fill(~mask.unsqueeze(-1), torch.finfo(score.dtype).min)
         weight = score.softmax(dim=1) * mask.unsqueeze(-1)  # (B, L, heads)
         value = self.value(x).unflatten(-1, (self.heads, -1))  # (B, L, heads, D/heads)

@@ -87,11 +87,13 @@ class MixtureOfExperts(nn.Module):
         as renormalising the probabilities of the kept; for sparsemax it is too while no more than k probabilities
         are above zero, and beyond that it is still sound when all that the bias made us keep have probability zero.
         """
-        features = self.router[0](summary)
-        logits = self.router[1](features)
-        if generator is not None and self.noise is not None:
-            dice = torch.randn(logits.shape, generator=generator, device=generator.device).to(logits)
-            logits = logits + dice * F.softplus(self.noise(features)) * self.noise_std
+        # In float32 always: rounding decides between close experts (arXiv:2101.03961, section 2.4).
+        with torch.autocast(summary.device.type, enabled=False):
+            features = self.router[0](summary.float())
+            logits = self.router[1](features)
+            if generator is not None and self.noise is not None:
+                dice = torch.randn(logits.shape, generator=generator, device=generator.device).to(logits)
+                logits = logits + dice * F.softplus(self.noise(features)) * self.noise_std
         if self.left_out is not None:
             logits = _without(logits, self.left_out)
         score = logits if self.bias is None else logits.softmax(dim=-1) + self.bias

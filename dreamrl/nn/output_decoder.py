@@ -122,7 +122,7 @@ class OutputDecoder(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         """(Q, L, D) -> (Q, L, vocab)."""
-        logits = F.linear(self.norm(x), self.text.weight)
+        logits = F.linear(self.norm(x), self.text.weight).float()
         # Padding and the begin mark are no text: a sampled answer must not hold them, or its length is ambiguous.
         return logits.index_fill(-1, torch.tensor([PAD, BOS], device=logits.device), NEVER)
 

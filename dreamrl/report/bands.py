@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
+from dreamrl.statistics import mean_interval
 
 Z = 1.959963984540054
 """Quantile of the normal distribution that leaves 2.5% above it."""
@@ -38,13 +38,9 @@ def over_runs(values: Sequence[float], bounded: bool) -> tuple[float, float, flo
         values: one a run, at least one.
         bounded: whether they are shares, so that the band ends at 0 and 1.
     """
-    array = np.asarray(values, np.float64)
-    mean = float(array.mean())
-    if len(array) < FEWEST_RUNS:
-        return mean, float(array.min()), float(array.max())
-    from scipy.stats import t
-
-    reach = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
+    mean, reach = mean_interval(values)
+    if len(values) < FEWEST_RUNS or reach is None:
+        return mean, float(min(values)), float(max(values))
     low, high = mean - reach, mean + reach
     return (mean, max(0.0, low), min(1.0, high)) if bounded else (mean, low, high)
 

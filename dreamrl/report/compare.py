@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from dreamrl.errors import UserError
-from dreamrl.files import write_atomically
 from dreamrl.report import comparison, results
 from dreamrl.report.gallery import answer_block, part_of, size_words
 from dreamrl.report.markup import Markup, joined, tag
-from dreamrl.report.page import document, expert_legend, fitted, toolbar
+from dreamrl.report.page import document, expert_legend, toolbar, write_page
 from dreamrl.report.questions import Exam, Shown, load_run, pool
 from dreamrl.report.run_data import RunRecord, read_run
 from dreamrl.report.sprites import Sprites
@@ -82,21 +81,13 @@ def write_comparison(
         a, b = records
         return document(f"dreamrl compare: {a.name}, {b.name}", comparison.head(records, exams), sections, sprites)
 
-    text, pairs = fitted(build, pairs)
-    write_atomically(out_file, text)
-    written: dict[str, Any] = {
-        "comparison": str(out_file),
-        "megabytes": round(len(text.encode()) / 1e6, 2),
-        "questions": len(pairs),
-        "answered": len(asked),
-        "exact_match": {r.name: round(float(e.result.exact.mean()), 4) for r, e in zip(records, exams, strict=True)},
-    }
-    if export is not None:
-        from dreamrl.report.export import export_dreams
+    exact = {r.name: round(float(e.result.exact.mean()), 4) for r, e in zip(records, exams, strict=True)}
+    facts = {"answered": len(asked), "exact_match": exact}
 
-        shown = [[pair.a for pair in pairs], [pair.b for pair in pairs]]
-        written["exported"] = len(export_dreams(records, measured, shown, export))
-    return written
+    def exported(kept: Sequence[Pair]) -> tuple[list[RunRecord], list[results.Results], list[list[Shown]]]:
+        return records, measured, [[pair.a for pair in kept], [pair.b for pair in kept]]
+
+    return write_page("comparison", out_file, build, pairs, facts, export, exported)
 
 
 def disagreements_first(a: np.ndarray, b: np.ndarray, shown: int) -> list[int]:

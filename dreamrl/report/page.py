@@ -74,19 +74,41 @@ def write_report(
         head = _head(record, measured, dreams, parameters, loaded.world.name)
         return document(f"dreamrl report: {record.name}", head, sections, sprites)
 
-    text, shown = fitted(build, shown)
+    facts = {"answered": len(asked), "exact_match": round(float(exam.result.exact.mean()), 4)}
+    return write_page("report", out_file, build, shown, facts, export, lambda kept: (runs, [measured], [kept]))
+
+
+def write_page(
+    kind: str,
+    out_file: Path,
+    build: Callable[[Sequence[Any], Sprites], str],
+    shown: list,
+    facts: dict[str, Any],
+    export: Path | None,
+    exported: Callable[[list], tuple[Sequence[RunRecord], Sequence[results.Results], Sequence[Sequence[Shown]]]],
+) -> dict[str, Any]:
+    """Write a page that is small enough, and what it shows as files of their own.
+
+    Args:
+        kind: what the page is called in the values that are returned.
+        out_file: HTML; replaced if it exists.
+        build: makes the page of some questions.
+        shown: the questions, the most important first.
+        facts: further values to return.
+        export: directory for the dreams; None writes none.
+        exported: of the questions that the page has room for, what ``export_dreams`` takes.
+
+    Returns:
+        what was written, as plain JSON values.
+    """
+    text, kept = fitted(build, shown)
     write_atomically(out_file, text)
-    written: dict[str, Any] = {
-        "report": str(out_file),
-        "megabytes": round(len(text.encode()) / 1e6, 2),
-        "questions": len(shown),
-        "answered": len(asked),
-        "exact_match": round(float(exam.result.exact.mean()), 4),
-    }
+    size = round(len(text.encode()) / 1e6, 2)
+    written: dict[str, Any] = {kind: str(out_file), "megabytes": size, "questions": len(kept), **facts}
     if export is not None:
         from dreamrl.report.export import export_dreams
 
-        written["exported"] = len(export_dreams(runs, [measured], [shown], export))
+        written["exported"] = len(export_dreams(*exported(kept), export))
     return written
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from dreamrl.evaluate import Result, evaluate, held_out, side_name
-from dreamrl.generate import to_dreams, verdict_text
+from dreamrl.generate import reward_parts, to_dreams, verdict_text
 from dreamrl.graph_view import graph_data
-from dreamrl.imagine import Answers, Imagined, answer
+from dreamrl.imagine import Answers, Imagined, answer, edges_of
 from dreamrl.judge import Judge
-from dreamrl.nn.graph import Edges
 from dreamrl.report.run_data import MODEL, PRETRAINED, RunRecord
 from dreamrl.saving import Loaded, load_pretrained
 from dreamrl.types import Dream
@@ -132,7 +131,7 @@ class Exam:
         batch, world = imagined.batch, self.loaded.world
         question, verdict = batch.questions[index], self.result.verdicts[number]
         scores = batch.scores[index][: self.dreams]
-        edges = edges_of(answers.reading.edges, index, self.dreams * batch.length)
+        edges = edges_of(answers.reading, index)
         own = (batch.actions[index], batch.beliefs[index], batch.lengths[index])
         focus = int(answers.focus[index])
         scene = question.scene
@@ -184,12 +183,6 @@ def failures_first(exam: Exam, shown: int) -> list[int]:
     return (wrong[: shown - kept] + others)[:shown]
 
 
-def edges_of(edges: Edges, index: int, nodes: int) -> Edges:
-    """The edges of question ``index`` alone, every question having room for ``nodes`` nodes."""
-    own = edges.edge_index[1] // nodes == index
-    return Edges(edges.edge_index[:, own] - index * nodes, edges.edge_type[own], edges.weight[own])
-
-
 def differences(batch: ReasoningBatch, index: int, dream: int) -> tuple[Places, ...]:
     """Where each result of a dream differs from what the simulator shows, by the codes that rewards compare.
 
@@ -202,17 +195,6 @@ def differences(batch: ReasoningBatch, index: int, dream: int) -> tuple[Places, 
         wrong = np.flatnonzero(batch.frames[index, dream, step, : len(true)] != true).tolist()
         out.append(tuple((place // columns, place % columns) for place in wrong))
     return tuple(out)
-
-
-def reward_parts(scores: Scores) -> dict[str, float]:
-    """Reward components of one dream, unweighted."""
-    return {
-        "faithfulness": round(scores.mean_faithfulness(), 4),
-        "coherence": round(float(np.mean(scores.coherent)), 4) if scores.coherent else 0.0,
-        "correctness": round(scores.correctness, 4),
-        "creativity": round(scores.creativity, 4),
-        "progress": round(scores.progress, 4),
-    }
 
 
 def reason(scores: Sequence[Scores], focus: int | None) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from dreamrl.pictures import data_url
 from dreamrl.report.markup import Markup, tag
 
 FULL_COLOURS = 0
@@ -69,14 +68,13 @@ class Sprites:
         if key not in self._names:
             self._names[key] = f"p{len(self._names)}"
             height, width = frame.shape[:2]
-            data = base64.b64encode(self._png(frame)).decode()
             self._defined.append(
                 tag(
                     "image",
                     id=self._names[key],
                     width=width,
                     height=height,
-                    href=f"data:image/png;base64,{data}",
+                    href=data_url(self._image(frame), smallest=True),
                     style="image-rendering:pixelated",
                 )
             )
@@ -86,9 +84,8 @@ class Sprites:
         """All pictures and ``further`` things to refer to, to be put into the page once."""
         return tag("svg", tag("defs", self._defined, further), width=0, height=0, class_="sprites", aria_hidden="true")
 
-    def _png(self, frame: np.ndarray) -> bytes:
-        image, file = Image.fromarray(frame), io.BytesIO()
-        if self.colours:
-            image = image.quantize(self.colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        image.save(file, format="PNG", optimize=True)
-        return file.getvalue()
+    def _image(self, frame: np.ndarray) -> Image.Image:
+        image = Image.fromarray(frame)
+        if not self.colours:
+            return image
+        return image.quantize(self.colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

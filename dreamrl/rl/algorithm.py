@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.algorithms.ppo import PPOConfig as RLlibPPOConfig
@@ -24,6 +25,7 @@ from ray.tune.registry import register_env
 from torch import Tensor
 
 from dreamrl.config import RunConfig
+from dreamrl.device import chosen, takes_gpus
 from dreamrl.judge import Judge
 from dreamrl.rl.env_runner import DreamEnvRunner
 from dreamrl.rl.learner import DreamPPOLearner, EpisodesToBatch, trained_model
@@ -44,7 +46,7 @@ def make_env(env_config: dict[str, Any]) -> ReasoningEnv:
 def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) -> RLlibPPOConfig:
     """RLlib's settings for ``run``; every process starts from the weights in ``model_dir``."""
     register_env(ENV_NAME, make_env)
-    ppo = run.ppo
+    ppo, gpus = run.ppo, learner_gpus(run)
     where = {"model_dir": str(model_dir.resolve()), "start_iteration": start_iteration}
     config = RLlibPPOConfig(algo_class=DreamPPO)
     config.environment(ENV_NAME, env_config=where)
@@ -52,6 +54,7 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
         env_runner_cls=DreamEnvRunner,
         num_env_runners=ppo.num_env_runners,
         num_envs_per_env_runner=1,
+        num_gpus_per_env_runner=ppo.gpus_per_env_runner if gpus else 0,
         create_env_on_local_worker=True,  # it plays what lost env runners should have played
         batch_mode="complete_episodes",
         episodes_to_numpy=True,
@@ -59,6 +62,7 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
     config.learners(
         num_learners=ppo.num_learners,
         num_cpus_per_learner=1 if ppo.num_learners else "auto",
+        num_gpus_per_learner=gpus,
         learner_class=DreamPPOLearner,
         learner_connector=lambda *_: EpisodesToBatch(run=run, start_iteration=start_iteration),
         learner_config_dict=where,
@@ -85,6 +89,16 @@ def algorithm_config(run: RunConfig, model_dir: Path, start_iteration: int = 0) 
     config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     config.debugging(seed=run.seed, log_level="ERROR")
     return config
+
+
+def learner_gpus(run: RunConfig) -> int:
+    """GPUs of each learner: 0 or 1."""
+    ppo = run.ppo
+    if ppo.num_learners == 0:
+        return int(chosen(run.device).type == "cuda")
+    there = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
+    there -= ppo.num_env_runners * ppo.gpus_per_env_runner
+    return int(takes_gpus(run.device, "ppo.num_learners", ppo.num_learners, there))
 
 
 class DreamPPO(PPO):

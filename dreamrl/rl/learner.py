@@ -24,9 +24,10 @@ from dreamrl.columns import (
 )
 from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
+from dreamrl.device import as_floats, compute_of, exchanged_on
 from dreamrl.model import DreamingReasoningLLM
 from dreamrl.policy import Scored
-from dreamrl.ppo import MOST_MINIBATCHES
+from dreamrl.ppo import MOST_MINIBATCHES, rescore
 from dreamrl.ppo_loss import learning_rate, ppo_loss
 from dreamrl.rl.module import SCORED
 from dreamrl.saving import load_pretrained
@@ -37,10 +38,11 @@ PLACE = "place"
 
 
 class EpisodesToBatch(ConnectorV2):
-    """Episodes -> one shuffled train batch with per-dream advantages.
+    """Episodes -> one shuffled train batch with per-dream advantages, where the module is.
 
     Does the work of RLlib's default pipeline in one pass over arrays.
-    The order of the rows depends on the seed and the iteration only.
+    The order of the rows depends on the seed and the iteration only. A learner that computes otherwise than the env
+    runners do, on a GPU or in bfloat16, asks its own module for the log-probabilities of what they sampled.
     """
 
     def __init__(self, *args, run: RunConfig, start_iteration: int = 0, **kwargs):
@@ -62,6 +64,10 @@ class EpisodesToBatch(ConnectorV2):
         self.calls += 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in columns.items()}
         tensors[PLACE] = torch.full((len(order),), place_of_all(float(columns[ACTION_LOGP].sum(dtype=np.float64))))
+        module = cast(Any, rl_module)[DEFAULT_MODULE_ID].unwrapped()
+        tensors = module.compute.put(tensors)
+        if not module.compute.like_sampling:
+            rescore(tensors, self.run.ppo.minibatch_size, lambda batch: module._forward_train(batch)[SCORED])
         return {DEFAULT_MODULE_ID: nested(tensors)}
 
 
@@ -83,9 +89,10 @@ def rows_of_all(count: int) -> int:
 
     A learner with fewer repeats some of its rows.
     """
-    rows = torch.tensor(count)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(rows, torch.distributed.ReduceOp.MAX)
+    if not torch.distributed.is_initialized():
+        return count
+    rows = torch.tensor(count, device=exchanged_on())
+    torch.distributed.all_reduce(rows, torch.distributed.ReduceOp.MAX)
     return int(rows)
 
 
@@ -97,7 +104,7 @@ def place_of_all(fingerprint: float) -> int:
     """
     if not torch.distributed.is_initialized():
         return 0
-    own = torch.tensor(fingerprint, dtype=torch.float64)
+    own = torch.tensor(fingerprint, dtype=torch.float64, device=exchanged_on())
     all_of_them = [torch.zeros_like(own) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(all_of_them, own)
     return sum(bool(other < own) for other in all_of_them)
@@ -115,6 +122,11 @@ class DreamPPOLearner(PPOTorchLearner):
         extra = self.config.learner_config_dict
         loaded = load_pretrained(Path(extra["model_dir"]), trusted=True)
         self.run: RunConfig = loaded.run
+        device = torch.device(cast(Any, self._device))
+        self.compute = compute_of(self.run, device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        self.compute.prepare(trained_model(self))
         self.start_iteration = int(extra["start_iteration"])
         self.replay = RandomPlay(self.run, loaded.world, loaded.text, loaded.model.codec)
         self.replayed = 0
@@ -141,8 +153,9 @@ class DreamPPOLearner(PPOTorchLearner):
         """PPO on dreams and answers + reading loss + replay; see :mod:`dreamrl.ppo_loss`."""
         model = trained_model(self)
         replay = self._replay(int(batch[PLACE][0])) if self.run.ppo.replay_weight > 0 else {}
-        loss, metrics = ppo_loss(self.run, model, batch, cast(Scored, fwd_out[SCORED]), replay)
-        self.metrics.log_dict({k: v.detach().item() for k, v in metrics.items()}, key=module_id, window=METRIC_WINDOW)
+        with self.compute.learning():
+            loss, metrics = ppo_loss(self.run, model, batch, cast(Scored, fwd_out[SCORED]), self.compute.put(replay))
+        self.metrics.log_dict(as_floats(metrics), key=module_id, window=METRIC_WINDOW)
         return loss
 
     def _replay(self, place: int) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from dreamrl import policy
 from dreamrl.columns import TRUTH
 from dreamrl.curriculum import Stage, stages_of
+from dreamrl.device import Compute
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained
 
@@ -34,7 +35,8 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
     def setup(self):
         """Load the model; what judges the dreams (codec, inverse dynamics) is not trained."""
         loaded = load_pretrained(Path(self.model_config["model_dir"]), trusted=True)
-        settle(loaded.run.deterministic)
+        self.run = loaded.run
+        settle(self.run.deterministic)
         self.model = loaded.model
         self.model.codec.requires_grad_(False)
         self.model.inverse_dynamics.requires_grad_(False)
@@ -42,6 +44,11 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
         self.stages = stages_of(loaded.run, loaded.world)
         # A buffer: it goes wherever the weights go, so that a restarted env runner gets both together.
         self.register_buffer("stage_number", torch.zeros((), dtype=torch.long))
+
+    @property
+    def compute(self) -> Compute:
+        """How this process computes: RLlib has put the model where it is."""
+        return Compute(device=self.model.device, precision=self.run.precision, compile=self.run.compile)
 
     @property
     def stage(self) -> Stage | None:
@@ -60,7 +67,8 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Sample dreams and answers; greedy answers and dreams are ``dreamrl.evaluate``'s business."""
         self._limit()
-        obs = batch[Columns.OBS]
+        compute = self.compute
+        obs = compute.put(batch[Columns.OBS])
         uniform, answer_uniform = batch.get(UNIFORM), batch.get(UNIFORM_ANSWER)
         if uniform is None:
             shape = (*obs["actions"].shape[:2], obs["frames"].shape[-1] + 2)
@@ -68,13 +76,15 @@ class DreamRLModule(TorchRLModule, ValueFunctionAPI):
         if answer_uniform is None:
             shape = (len(obs["text"]), self.model.config.max_answer_tokens + 1)
             answer_uniform = torch.rand(shape, generator=self.generator)
-        return policy.act(self.model, obs, uniform, answer_uniform)
+        with compute.sampling():
+            return policy.act(self.model, obs, compute.put(uniform), compute.put(answer_uniform))
 
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Score the actions that were taken."""
         self._limit()
         truth = {k: batch[k] for k in TRUTH}
-        return {SCORED: policy.score(self.model, batch[Columns.OBS], batch[Columns.ACTIONS], truth)}
+        with self.compute.learning():
+            return {SCORED: policy.score(self.model, batch[Columns.OBS], batch[Columns.ACTIONS], truth)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any | None = None) -> torch.Tensor:
         """(K,) values of whole steps, as in ``VF_PREDS``; training uses the values stored when sampling."""

@@ -83,8 +83,8 @@ class Normalised(ConnectorV2):
     def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data=None, metrics=None, **kwargs) -> Any:
         """See the class."""
         rows = batch[DEFAULT_MODULE_ID]
-        columns = {f"{OBS}/{k}": rows[OBS][k].numpy() for k in ("phase", "active")}
-        columns |= {k: rows[k].numpy() for k in (ADVANTAGES, ANSWER_ADVANTAGE)}
+        columns = {f"{OBS}/{k}": rows[OBS][k].cpu().numpy() for k in ("phase", "active")}
+        columns |= {k: rows[k].cpu().numpy() for k in (ADVANTAGES, ANSWER_ADVANTAGE)}
         normalise(columns)
-        rows |= {k: torch.from_numpy(columns[k]) for k in (ADVANTAGES, ANSWER_ADVANTAGE)}
+        rows |= {k: torch.from_numpy(columns[k]).to(rows[k].device) for k in (ADVANTAGES, ANSWER_ADVANTAGE)}
         return batch

@@ -13,14 +13,16 @@ from ray.exceptions import RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 
+from dreamrl.album import show_if_due
 from dreamrl.calibration import calibrate
 from dreamrl.checkpoint import newest_checkpoint, save_checkpoint
 from dreamrl.cluster import LOG_FILE, stderr_to
 from dreamrl.config import RunConfig
 from dreamrl.curriculum import Curriculum
+from dreamrl.errors import UserError
 from dreamrl.metrics import MetricsWriter
 from dreamrl.probe import Probe
-from dreamrl.restarts import Restarts
+from dreamrl.restarts import Restarts, origin
 from dreamrl.rl.algorithm import algorithm_config, enter_stage, learner_tensors, restore_learners
 from dreamrl.saving import Loaded, load_pretrained, model_tensors, save_pretrained, set_weights
 from dreamrl.stop import StopRequest
@@ -59,6 +61,8 @@ def ppo_on_ray(
         try:
             return _learn(run, out, model_dir, progress, stop)
         except RayError as error:
+            if isinstance(cause := origin(error), UserError):  # what only a learner can know of its machine
+                raise cause from error
             restarts.count(error)
 
 
@@ -102,6 +106,7 @@ def _learn(
                 values["ppo/replay_exact_frame"] = probe()["exact_frame"]
             # Before the checkpoint: a kill in between would leave one without its metrics, and nobody repeats it.
             writer.write(done, STAGE, values)
+            show_if_due(loaded, writer, STAGE, done, last=done == run.ppo.iterations)  # its weights are the newest
             if save:
                 save_checkpoint(out / "checkpoints", f"{STAGE}-{done:08d}", tensors, state)
             progress(step=done, **values)

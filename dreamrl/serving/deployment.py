@@ -18,7 +18,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from dreamrl.serving.app import make_app
-from dreamrl.serving.limits import LIMITS, OVERLOADED, Limits, Refused
+from dreamrl.serving.bunches import Bunches, Reply
+from dreamrl.serving.limits import LIMITS, OVERLOADED, TOO_SLOW, Limits, Refused
 from dreamrl.serving.metrics import Metrics
 
 RETRY_SECONDS = 0.25
@@ -26,6 +27,8 @@ RETRY_SECONDS = 0.25
 REFUSED = "refused"
 """Key of a reply that stands for a :class:`Refused`; an exception would be wrapped in ones of Ray."""
 HEALTH_SECONDS = 10.0
+GRACE_SECONDS = 2.0
+"""Beyond its time, in which a request is otherwise refused with a better reason."""
 
 
 class Dreamer:
@@ -55,6 +58,11 @@ class Dreamer:
         except Refused as refused:
             return {REFUSED: [refused.status, refused.reason]}
 
+    async def calls(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The replies to several requests for an answer."""
+        replies = await self.service.generate_all(requests)
+        return [{REFUSED: [r.status, r.reason]} if isinstance(r, Refused) else r for r in replies]
+
     async def stream(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The service's events."""
         events = self.service.stream(request)
@@ -70,13 +78,17 @@ class Dreamer:
 class Replicas:
     """The backend of :func:`make_app` behind which replicas answer."""
 
-    def __init__(self, handle: Any, metrics: Metrics, limits: Limits = LIMITS):
-        """Args: the deployment's ``handle``, ``metrics`` that count retries, ``limits``."""
+    def __init__(self, handle: Any, metrics: Metrics, limits: Limits = LIMITS, replicas: int = 1):
+        """Args: the deployment's ``handle``, ``metrics`` that count retries, ``limits``, how many ``replicas``."""
         self.handle, self.metrics, self.limits = handle, metrics, limits
+        self.bunches = Bunches(self._generate, limits.batch, replicas)
 
     async def generate(self, request: dict[str, Any]) -> dict[str, Any]:
         """See :class:`Service`."""
-        return await self._call("generate", request)
+        try:
+            return await asyncio.wait_for(self.bunches.ask(request), self.limits.seconds + GRACE_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise Refused(TOO_SLOW, f"no answer within {self.limits.seconds:g} seconds; try again later") from error
 
     async def edit(self, request: dict[str, Any]) -> dict[str, Any]:
         """See :class:`Service`."""
@@ -117,39 +129,48 @@ class Replicas:
             finally:
                 response.cancel()
 
+    async def _generate(self, requests: list[dict[str, Any]]) -> list[Reply]:
+        if len(requests) == 1:
+            return [await self._call("generate", *requests)]
+        replies = await self._reply(lambda: self.handle.calls.remote(requests), len(requests))
+        return [Refused(*reply[REFUSED]) if REFUSED in reply else reply for reply in replies]
+
     async def _call(self, method: str, *arguments: dict[str, Any]) -> dict[str, Any]:
+        reply = await self._reply(lambda: self.handle.call.remote(method, *arguments))
+        if REFUSED in reply:
+            raise Refused(*reply[REFUSED])
+        return reply
+
+    async def _reply(self, ask: Callable[[], Any], requests: int = 1) -> Any:
+        """What a replica replies to some ``requests``; another one is asked if it dies."""
         until = time.monotonic() + self.limits.seconds
         while True:
-            response = self.handle.call.remote(method, *arguments)
+            response = ask()
             try:
-                reply = await response
+                return await response
             except (RayError, RayServeException) as error:
-                await self._again(error, until)
-                continue
+                await self._again(error, until, requests)
             except asyncio.CancelledError:
                 response.cancel()
                 raise
-            if REFUSED in reply:
-                raise Refused(*reply[REFUSED])
-            return reply
 
-    async def _again(self, error: Exception, until: float) -> None:
+    async def _again(self, error: Exception, until: float, requests: int = 1) -> None:
         """Wait for the next attempt; raises if ``error`` would come again or time is up."""
         if isinstance(error, RayTaskError):  # raised by our own code
             raise error
         if time.monotonic() > until:
             raise Refused(OVERLOADED, "no replica answers; try again in a moment") from error
-        self.metrics.retries += 1
+        self.metrics.retries += requests
         await asyncio.sleep(RETRY_SECONDS)
 
 
 class Gateway:
     """Speaks HTTP; checks requests and hands them to the replicas."""
 
-    def __init__(self, dreamers: Any, token_digest: str | None, limits: Limits = LIMITS):
-        """Args: handle of the replicas, :func:`dreamrl.serving.guard.digest` of the token or None, ``limits``."""
+    def __init__(self, dreamers: Any, token_digest: str | None, limits: Limits = LIMITS, replicas: int = 1):
+        """Args: handle of the ``replicas``, :func:`dreamrl.serving.guard.digest` of the token or None, ``limits``."""
         metrics = Metrics()
-        self.http = make_app(Replicas(dreamers, metrics, limits), token_digest, metrics, limits)
+        self.http = make_app(Replicas(dreamers, metrics, limits, replicas), token_digest, metrics, limits)
 
     def __serve_build_asgi_app__(self) -> Callable[..., Awaitable[None]]:
         """Called by Ray Serve in the replica, after the constructor."""
@@ -180,4 +201,4 @@ def application(
     gateway = serve.deployment(
         serve.ingress()(Gateway), name="Gateway", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common
     )
-    return gateway.bind(dreamers, token_digest, limits)
+    return gateway.bind(dreamers, token_digest, limits, replicas)

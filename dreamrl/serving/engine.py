@@ -18,16 +18,19 @@ import numpy as np
 from dreamrl.errors import UserError
 from dreamrl.imagine import Imagined
 from dreamrl.judge import Judge
+from dreamrl.pictures import data_url
 from dreamrl.saving import Loaded
 from dreamrl.serving.edits import edit_dreams, edited_result
 from dreamrl.serving.limits import BAD_REQUEST, LIMITS, OVERLOADED, TOO_SLOW, Limits, Refused
 from dreamrl.serving.requests import Edit
-from dreamrl.serving.results import data_url, first_picture, result_of, step_pictures, step_words
+from dreamrl.serving.results import first_picture, result_of, step_pictures, step_words
 from dreamrl.serving.together import Wish, answer_together, imagine_together
 from envs.world import WorldError
 
 GATHER_SECONDS = 0.004
-"""How long a batch waits for more requests when the one before had several."""
+"""When the batch before had several requests, the next one begins when no further one has come for this long."""
+LONGEST_GATHER_SECONDS = 0.05
+"""It waits no longer than this, whatever comes."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -130,10 +133,10 @@ class Engine:
             return []
         jobs, dreams = [first], first.wish.dreams
         busy = bool(self.batches) and self.batches[-1] > 1
-        until = time.monotonic() + (GATHER_SECONDS if busy else 0.0)
+        end = time.monotonic() + (LONGEST_GATHER_SECONDS if busy else 0.0)
         while len(jobs) < self.limits.batch:
             try:
-                wait = until - time.monotonic()
+                wait = min(GATHER_SECONDS, end - time.monotonic())
                 job = self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()
             except queue.Empty:
                 break

@@ -10,15 +10,14 @@ import base64
 import binascii
 import io
 import json
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dreamrl.errors import UserError
-from dreamrl.pictures import FORMATS, as_picture
+from dreamrl.picture_files import FORMATS, TooLarge, UnknownFormat, opened
+from dreamrl.pictures import from_image
 
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, WRONG_TYPE, OVERLOADED, TOO_SLOW = 400, 401, 403, 413, 415, 503, 504
 
@@ -78,22 +77,16 @@ def read_picture(text: str, number: int, limits: Limits = LIMITS) -> np.ndarray:
     except (binascii.Error, ValueError) as error:
         raise Refused(BAD_REQUEST, f"{where} is not base64: {error}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-                width, height = image.size  # from the header: nothing is decoded yet
-                if max(width, height) > limits.picture_side:
-                    rule = f"sides may have {limits.picture_side} pixels"
-                    raise Refused(TOO_LARGE, f"{where} has {width}x{height} pixels; {rule}")
-                return as_picture(image)
-    except UserError as error:
-        raise Refused(BAD_REQUEST, f"{where}: {error}") from error
-    except Image.UnidentifiedImageError as error:
+        with opened(io.BytesIO(raw), where) as image:
+            width, height = image.size  # from the header: nothing is decoded yet
+            if max(width, height) > limits.picture_side:
+                rule = f"sides may have {limits.picture_side} pixels"
+                raise Refused(TOO_LARGE, f"{where} has {width}x{height} pixels; {rule}")
+            return from_image(image, f"{where}: ")
+    except UnknownFormat as error:
         raise Refused(BAD_REQUEST, f"{where} is no picture in a known format ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
-        raise Refused(TOO_LARGE, f"{where} has too many pixels; sides may have {limits.picture_side}") from error
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: a broken PNG
-        raise Refused(BAD_REQUEST, f"{where} cannot be read: {' '.join(str(error).split())}") from error
+    except UserError as error:
+        raise Refused(TOO_LARGE if isinstance(error, TooLarge) else BAD_REQUEST, str(error)) from error
 
 
 def check_patches(pictures: list[np.ndarray], patch_size: int, limits: Limits = LIMITS) -> None:

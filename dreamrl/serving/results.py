@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dreamrl import generate as answering
 from dreamrl.imagine import Answers, Imagined
+from dreamrl.pictures import data_url
 from dreamrl.saving import Loaded
 from envs.scene import Outcome, PictureScene, Scene, Verdict
 from envs.world import World
-
-
-def data_url(picture: np.ndarray | Image.Image) -> str:
-    """A picture as a PNG in a ``data:`` URL."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    file = io.BytesIO()
-    image.save(file, format="PNG", compress_level=4)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def is_checked(imagined: Imagined) -> bool:

@@ -17,11 +17,12 @@ from typing import Any
 
 from dreamrl import generate as answering
 from dreamrl.imagine import Wording
+from dreamrl.pictures import data_url
 from dreamrl.saving import Loaded, named_world
 from dreamrl.serving.engine import Engine, Job, as_refused
 from dreamrl.serving.limits import BAD_REQUEST, LIMITS, Limits, Refused, check_options, check_patches, read_picture
 from dreamrl.serving.requests import EditRequest, GenerateRequest, SceneRequest
-from dreamrl.serving.results import data_url, describe, editor_of
+from dreamrl.serving.results import describe, editor_of
 from dreamrl.serving.together import Wish
 from envs.mixture import Mixture
 from envs.questions import stream
@@ -32,6 +33,27 @@ from envs.world import World
 SUGGESTIONS = 3
 """Questions that are suggested about a scene, besides the world's own."""
 log = logging.getLogger("dreamrl.serving")
+
+
+class Inbox:
+    """What the engine's thread tells about a job, for the coroutine that made this to wait for."""
+
+    def __init__(self):
+        """Nothing is told yet."""
+        self._loop = asyncio.get_running_loop()
+        self._told: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+
+    def tell(self, kind: str, data: Any) -> None:
+        """Called in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the client with it
+            self._loop.call_soon_threadsafe(self._told.put_nowait, (kind, data))
+
+    async def get(self) -> tuple[str, Any]:
+        """What is told next; an error is raised as :class:`Refused`."""
+        kind, data = await self._told.get()
+        if kind == "error":
+            raise _refused(data) from data
+        return kind, data
 
 
 class Service:
@@ -57,6 +79,12 @@ class Service:
     async def generate(self, request: dict[str, Any]) -> dict[str, Any]:
         """The result of a :class:`GenerateRequest`."""
         return await self._last(GenerateRequest(**request), watch=False)
+
+    async def generate_all(self, requests: list[dict[str, Any]]) -> list[dict[str, Any] | Refused]:
+        """The results of several requests, which dream together as far as the limits allow, or why there is none."""
+        asked, inboxes = [GenerateRequest(**request) for request in requests], [Inbox() for _ in requests]
+        jobs = await asyncio.to_thread(self._jobs, asked, inboxes, time.monotonic() + self.limits.seconds)
+        return await asyncio.gather(*map(self._answer, jobs, inboxes))
 
     async def edit(self, request: dict[str, Any]) -> dict[str, Any]:
         """The results before and after the edits of an :class:`EditRequest`."""
@@ -95,26 +123,39 @@ class Service:
 
     async def _events(self, request: GenerateRequest, watch: bool) -> AsyncGenerator[tuple[str, Any], None]:
         """(kind, data) of one request until its answer; leaving early gives the request up."""
-        deadline = time.monotonic() + self.limits.seconds
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue()
-
-        def tell(kind: str, data: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and the client with it
-                loop.call_soon_threadsafe(inbox.put_nowait, (kind, data))
-
-        job = await self._checked(self._job, request, tell, watch, deadline)
+        inbox = Inbox()
+        job = await self._checked(self._job, request, inbox.tell, watch, time.monotonic() + self.limits.seconds)
         self.engine.submit(job)
         try:
             yield "queued", {"open": self.engine.open}
-            while True:
+            kind = "queued"
+            while kind != "answer":
                 kind, data = await inbox.get()
-                if kind == "error":
-                    raise _refused(data) from data
                 yield kind, data
-                if kind == "answer":
-                    return
         finally:
             job.gone.set()
+
+    async def _answer(self, job: Job | Refused, inbox: Inbox) -> dict[str, Any] | Refused:
+        """The answer to a job that nobody watches."""
+        if isinstance(job, Refused):
+            return job
+        try:
+            self.engine.submit(job)
+            return (await inbox.get())[1]
+        except Refused as refused:
+            return refused
+        finally:
+            job.gone.set()
+
+    def _jobs(self, requests: list[GenerateRequest], inboxes: list[Inbox], deadline: float) -> list[Job | Refused]:
+        """All ``requests`` as jobs, or why there is none."""
+        jobs: list[Job | Refused] = []
+        for request, inbox in zip(requests, inboxes, strict=True):
+            try:
+                jobs.append(self._job(request, inbox.tell, False, deadline))
+            except Exception as error:  # worlds may be foreign code
+                jobs.append(_refused(error))
+        return jobs
 
     def _job(self, request: GenerateRequest, tell: Any, watch: bool, deadline: float) -> Job:
         """``request`` as a job; a mistake in it is a :class:`Refused` or a UserError."""

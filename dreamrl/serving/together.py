@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dreamrl import policy
-from dreamrl.imagine import GREEDY, Answers, Imagined, Wording, answer
+from dreamrl.imagine import GREEDY, Answers, Imagined, Wording, answer, dream_step, edges_of
 from dreamrl.judge import Judge
 from dreamrl.losses import prompt_rows
-from dreamrl.nn.graph import Edges
 from dreamrl.rewards import creativity
 from dreamrl.saving import Loaded
 from envs.questions import stream
@@ -76,7 +74,7 @@ def imagine_together(
                 batch.active[index], batch.phase[index] = 0, Phase.OVER
         if not (batch.phase == Phase.DREAM).any():
             break
-        _step(loaded, imagined, dice, heat)
+        dream_step(loaded, imagined, dice, heat)
         on_step(imagined)
     for index, wish in enumerate(wishes):
         _rate_creativity(batch, index, wish.dreams)
@@ -91,28 +89,6 @@ def _dice(wishes: Sequence[Wish], batch: ReasoningBatch, dreams: int) -> np.ndar
         for n in range(wish.dreams):
             dice[q, n, : shape[0], : shape[1]] = stream(wish.seed, 7, 0, n).random(shape)
     return dice
-
-
-def _step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch.Tensor) -> None:
-    """One step of every dream that goes on."""
-    batch, model = imagined.batch, loaded.model
-    obs = batch.observation()
-    step = np.minimum(obs["step"], batch.length - 1)
-    tensors = {k: torch.from_numpy(v) for k, v in obs.items()}
-    action = policy.empty_action(tensors, model.config.max_answer_tokens)
-    uniform = torch.from_numpy(dice[np.arange(len(step)), :, step])
-    rows = policy.dream(model, tensors, imagined.prompt, action, uniform, heat)
-    assert rows is not None, "no dream goes on"
-    q, n = rows.question.numpy(), rows.dream.numpy()
-    weights = torch.zeros_like(rows.routing.probs).scatter(1, rows.routing.experts, rows.routing.weights)
-    imagined.experts[q, n, step[q]] = weights.numpy()
-    start = step[q] == 0
-    imagined.values[q[start], n[start]] = rows.value.numpy()[start]
-    # Questions in the answer phase wait there: nothing of the action is theirs.
-    answering = batch.phase == Phase.ANSWER
-    batch.phase[answering] = Phase.OVER
-    batch.step({k: v.numpy() for k, v in action.items()})
-    batch.phase[answering] = Phase.ANSWER
 
 
 def _rate_creativity(batch: ReasoningBatch, index: int, dreams: int) -> None:
@@ -168,11 +144,7 @@ def _answer_of(answers: Answers, place: int) -> Answers:
     """The answer of one question of several."""
     one = slice(place, place + 1)
     reading = answers.reading
-    nodes = reading.mask[0].numel()
-    edges = reading.edges
-    own = edges.edge_index[0] // nodes == place
     parts = {k: None if v is None else v[one] for k, v in reading._asdict().items() if k != "edges"}
-    edges = Edges(edges.edge_index[:, own] - place * nodes, edges.edge_type[own], edges.weight[own])
     return replace(
         answers,
         texts=answers.texts[one],
@@ -180,5 +152,5 @@ def _answer_of(answers: Answers, place: int) -> Answers:
         confidence=answers.confidence[one],
         evidence=answers.evidence[one],
         pictures=answers.pictures[one],
-        reading=reading._replace(edges=edges, **parts),
+        reading=reading._replace(edges=edges_of(reading, place), **parts),
     )

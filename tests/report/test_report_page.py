@@ -12,11 +12,11 @@ from PIL import Image
 
 from dreamrl.config import WorldConfig
 from dreamrl.errors import UserError
-from dreamrl.imagine import answer, imagine
+from dreamrl.imagine import answer, edges_of, imagine
 from dreamrl.report import page as page_module
 from dreamrl.report.compare import disagreements_first, write_comparison
 from dreamrl.report.page import fitted, write_report
-from dreamrl.report.questions import Exam, differences, edges_of, failures_first, load_run, pool, reason, right_answer
+from dreamrl.report.questions import Exam, differences, failures_first, load_run, pool, reason, right_answer
 from dreamrl.report.run_data import check_export, check_output, read_run
 from envs.reasoning_batch import Scores
 
@@ -126,8 +126,7 @@ def test_a_question_s_edges_are_those_of_reading_it_alone(exam):
     for index in range(3):
         alone = imagine(loaded, [exam.questions[index]], 2, 0, loaded.run.eval.temperature, first=index)
         assert (alone.batch.actions[0] == together.batch.actions[index]).all()
-        nodes = 2 * together.batch.length
-        found = edges_of(answer(loaded, together, 2).reading.edges, index, nodes)
+        found = edges_of(answer(loaded, together, 2).reading, index)
         expected = answer(loaded, alone, 2).reading.edges
         assert found.edge_index.tolist() == expected.edge_index.tolist()
         assert found.weight.tolist() == pytest.approx(expected.weight.tolist(), abs=1e-5)

@@ -107,6 +107,28 @@ def test_ratio_is_one_before_the_first_update(algorithm, model_dir):
     assert float(batch["dream_logp"].abs().amax()) > 0.1  # there is a probability to be wrong about
 
 
+def test_in_bfloat16_the_first_minibatch_begins_at_ratio_one_to_the_bit(model_dir, tmp_path):
+    """Sampled on the CPU in float32, learned from in bfloat16: the learner asks its own weights first."""
+    run = replace(model_dir[1], precision="bfloat16")
+    save_pretrained(replace(load_pretrained(model_dir[0]), run=run), tmp_path / "model")
+    algorithm = algorithm_config(run, tmp_path / "model").build_algo()
+    try:
+        episodes, batch, module = sampled_batch(algorithm)
+        size = run.ppo.minibatch_size
+        first = {k: v[:size] for k, v in batch.items() if k not in ("obs", "actions")}
+        first |= {group: {k: v[:size] for k, v in batch[group].items()} for group in ("obs", "actions")}
+        scored = module.forward_train(first)[SCORED]
+    finally:
+        algorithm.stop()
+    _, metrics = dream_loss(run, first, scored.dreams)
+    assert float(metrics["max_ratio_error"]) == 0
+    if scored.answers is not None:
+        assert torch.equal(scored.answers.logp, first["action_logp"][scored.answers.question])
+    sampled = np.concatenate([episode.get_extra_model_outputs("action_logp") for episode in episodes])
+    learned = batch["action_logp"].numpy()
+    assert 1e-4 < abs(np.sort(sampled) - np.sort(learned)).max() < 0.5
+
+
 def test_a_missing_part_of_the_logp_is_caught(algorithm, model_dir):
     """Scoring other actions than those sampled, or dropping the codes' part, breaks the ratio."""
     _, run = model_dir

@@ -15,7 +15,15 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
     "--no-first-run --disable-dev-shm-usage --remote-debugging-port=0"
 ).split()
-KEYS = {"Enter": 13, "Escape": 27, "ArrowRight": 39}
+KEYS = {
+    "Enter": 13,
+    "Escape": 27,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Delete": 46,
+}
 """Windows' numbers of keys, which the browser's own reactions go by."""
 SECONDS = 120
 """Longest wait for anything."""
@@ -66,6 +74,15 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             typed = text if kind == "keyDown" else ""
             self.call("Input.dispatchKeyEvent", type=kind, key=key, text=typed, windowsVirtualKeyCode=KEYS[key])
+
+    def mouse(self, start, end=None):
+        """Press the mouse's button in the middle of what the script ``start`` finds; let go there, or at ``end``."""
+        self.run(f"{start}.scrollIntoView({{block: 'center'}})")
+        for kind, script in (("mousePressed", start), ("mouseReleased", end or start)):
+            box = self.run(f"{script}.getBoundingClientRect().toJSON()")
+            place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,10 @@
 """The page in a real browser: draw a board, watch dreams, edit one; with the keyboard, in the dark, on a phone."""
 
-import socket
-import threading
-import time
-
 import pytest
-import uvicorn
 from browser import CHROMIUM, browse
+from page import ANSWERED, ASK, CONTRAST, NAMELESS, READY, fresh, hosted
 
 from dreamrl.saving import load_pretrained
-from dreamrl.serving.app import make_app
 from dreamrl.serving.service import Service
 from dreamrl.shipped import model_directory
 
@@ -17,54 +12,15 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
 ]
-READY = "document.body?.dataset.ready === 'yes'"
-ASK = "document.getElementById('go').click()"
-ANSWERED = "document.querySelector('.said') !== null && document.getElementById('stop').disabled"
 DESC = """[...document.querySelectorAll('.board button')].map(cell =>
     ({start: 'S', ice: 'F', hole: 'H', gift: 'G'})[cell.getAttribute('aria-label').split(': ')[1]]).join('')"""
-CONTRAST = """(() => {
-  const light = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
-      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      if (!/, 0\\)$|transparent/.test(colour)) return colour;
-    }
-    return 'rgb(255, 255, 255)';
-  };
-  const poor = [];
-  for (const element of document.querySelectorAll('main *, header *')) {
-    const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!text || !element.checkVisibility() || element.closest(':disabled') || element.closest('svg')) continue;
-    const [a, b] = [light(getComputedStyle(element).color), light(behind(element))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) poor.push(`${element.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
-  }
-  return poor;
-})()"""
-NAMELESS = """[...document.querySelectorAll('button, input, select, textarea, img, [role=button]')].filter((e) =>
-    e.checkVisibility() && !(e.getAttribute('aria-label') || e.textContent.trim() || e.title || e.labels?.length
-    || (e.tagName === 'IMG' && e.hasAttribute('alt')))).map((e) => e.outerHTML.slice(0, 80))"""
 
 
 @pytest.fixture(scope="module")
 def address():
-    """The application around the shipped model, in this process."""
-    service = Service(load_pretrained(model_directory("frozen-lake")), "frozen-lake")
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="error", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(30)
-    service.engine.close()
+    """The application around the shipped model."""
+    with hosted(Service(load_pretrained(model_directory("frozen-lake")), "frozen-lake")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +33,7 @@ def browser(address):
 @pytest.fixture
 def page(browser, address):
     """The page anew, in a browser that all tests share."""
-    browser.look(1400)
-    browser.run("document.body.dataset.ready = 'no'")
-    browser.call("Page.navigate", url=address)
-    browser.wait(READY)
+    fresh(browser, address)
     yield browser
     assert browser.problems == []
 

@@ -2,8 +2,8 @@
 
 import { $, svg } from "./dom.js";
 
-const CELL = [112, 74];
-const BOX = [88, 42];
+const CELL = [126, 74];
+const BOX = [102, 42];
 const LEFT = 66;
 const TOP = 30;
 const LEAST = 0.02;

@@ -33,6 +33,7 @@ function suggest(questions) {
     el("button", { type: "button", onclick: () => { $("prompt").value = text; $("prompt").focus(); } }, text),
   );
   $("suggestions").replaceChildren(...chips);
+  $("prompt").placeholder = questions[0] ?? "";
 }
 
 async function showScene() {
@@ -46,7 +47,6 @@ async function showScene() {
     touched = false;
     await editor.show(scene);
     suggest(scene.questions);
-    $("prompt").placeholder = scene.questions[0] ?? "";
   } catch (error) {
     complain(error.message);
   }

@@ -1,101 +1,76 @@
-// Scenes of other worlds: the server's picture, with places to put physics objects, and the options as JSON.
+// Scenes of other worlds: the server's picture, physics objects to place on it, and the options as JSON.
 
 import { ask } from "./api.js";
 import { el } from "./dom.js";
-
-const KINDS = [
-  ["ball red", "Red ball"], ["ball green", "Green ball"], ["ball blue", "Blue ball"],
-  ["block red", "Red block"], ["block green", "Green block"], ["block blue", "Blue block"],
-  ["platform", "Platform"], ["ramp left", "Ramp to the left"], ["ramp right", "Ramp to the right"],
-];
-
-/** What a click at (row, column) means; balls may stand on half columns. */
-function piece(kind, row, column) {
-  const [name, word] = kind.split(" ");
-  const where = { kind: name, row, column: name === "ball" ? column : Math.floor(column) };
-  if (name === "ramp") return { ...where, slope: word };
-  return word ? { ...where, colour: word } : where;
-}
+import { Lattice } from "./objects.js";
 
 export class SceneView {
   /** objects: whether things can be placed by hand. */
   constructor(host, world, objects, changed) {
-    Object.assign(this, { host, world, objects, changed, chosen: null, message: "" });
+    Object.assign(this, { host, world, changed, edited: null, queue: Promise.resolve() });
+    this.lattice = objects ? new Lattice((make) => this.edit(() => ({ ...this.shown, objects: make(this.shown.objects) }))) : null;
+    this.picture = el("img", { alt: `Scene of ${world}` });
+    this.notice = el("p", { class: "fault", role: "status" });
+    this.text = el("textarea", { class: "options", rows: 5, spellcheck: "false", "aria-label": "The scene as JSON" });
   }
 
   async show(scene) {
-    this.scene = scene;
-    this.chosen = scene.options;
-    this.draw();
+    this.fill(scene);
+    const read = el("button", { type: "button", class: "soft", onclick: () => this.read() }, "Show this scene");
+    const tool = this.lattice && scene.options ? el("label", {}, "What a click does", this.lattice.tool) : null;
+    this.host.replaceChildren(
+      ...(tool ? [tool] : []),
+      el("div", { class: "stage" }, this.picture, tool ? this.lattice.layer : null),
+      this.notice,
+      el("details", {}, el("summary", {}, "Describe the scene as JSON"), this.text, read),
+    );
+  }
+
+  fill(scene) {
+    this.shown = scene.options;
+    this.picture.src = scene.picture;
+    this.notice.textContent = "";
+    this.text.value = scene.options ? JSON.stringify(scene.options) : "";
+    if (this.lattice && scene.options) this.lattice.show(scene.options.objects, ...scene.grid);
   }
 
   /** Options only where they were changed by hand: a scene that the seed draws needs none. */
   options() {
-    return this.edited ?? null;
+    return this.edited;
   }
 
+  /** Nothing: what the server refuses is told, and the scene stays as it was. */
   fault() {
-    return this.message;
+    return "";
+  }
+
+  /** One edit after the other: each changes what the one before has led to. */
+  edit(make) {
+    this.queue = this.queue.then(() => this.try(make()));
   }
 
   async try(options) {
+    this.host.setAttribute("aria-busy", "true");
     try {
       const scene = await ask("/v1/scene", { world: this.world, options });
       this.edited = options;
-      this.message = "";
-      await this.show(scene);
+      this.fill(scene);
       this.changed(scene);
     } catch (error) {
-      this.message = error.message;
       this.notice.textContent = error.message;
+    } finally {
+      this.host.removeAttribute("aria-busy");
     }
   }
 
-  place(row, column) {
-    const kind = this.kind.value;
-    const objects = this.chosen.objects ?? [];
-    const near = (other) => other.row === row && Math.abs(other.column - column) < 1;
-    const kept = objects.filter((other) => !near(other));
-    const added = kept.length < objects.length ? [] : [piece(kind, row, column)];
-    const colour = added[0]?.colour;
-    const rest = colour ? kept.filter((other) => other.colour !== colour) : kept;
-    this.try({ ...this.chosen, objects: [...rest, ...added] });
-  }
-
-  lattice() {
-    const [rows, columns] = this.scene.grid;
-    const layer = el("div", { class: "lattice", role: "group", "aria-label": "Places: select one to add or remove a thing" });
-    layer.style.gridTemplateColumns = `repeat(${2 * columns - 1}, 1fr)`;
-    for (let row = 0; row < rows; row += 1) {
-      for (let half = 0; half < 2 * columns - 1; half += 1) {
-        const label = `row ${row}, column ${half / 2}`;
-        layer.append(el("button", { type: "button", "aria-label": label, onclick: () => this.place(row, half / 2) }));
-      }
+  read() {
+    let options = null;
+    try {
+      options = JSON.parse(this.text.value);
+    } catch {
+      // told below, with what is JSON but no description
     }
-    return layer;
-  }
-
-  draw() {
-    const stage = el("div", { class: "stage" }, el("img", { src: this.scene.picture, alt: `Scene of ${this.world}` }));
-    const parts = [stage];
-    if (this.objects && this.chosen) {
-      this.kind = el("select", {}, KINDS.map(([value, name]) => el("option", { value }, name)));
-      stage.append(this.lattice());
-      parts.unshift(el("label", {}, "A click places, or removes what is there", this.kind));
-    }
-    this.notice = el("p", { class: "fault", role: "status" }, this.message);
-    parts.push(this.notice);
-    const text = el("textarea", { class: "options", rows: 4, spellcheck: "false" });
-    text.value = this.chosen ? JSON.stringify(this.chosen) : "";
-    const read = () => {
-      try {
-        this.try(JSON.parse(text.value));
-      } catch {
-        this.notice.textContent = "This is no valid JSON.";
-      }
-    };
-    const show = el("button", { type: "button", class: "soft", onclick: read }, "Show this scene");
-    parts.push(el("details", {}, el("summary", {}, "Describe the scene as JSON"), text, show));
-    this.host.replaceChildren(...parts);
+    if (options && typeof options === "object" && !Array.isArray(options)) this.edit(() => options);
+    else this.notice.textContent = "This is no JSON object; it must look like {\"size\": 6, …}.";
   }
 }

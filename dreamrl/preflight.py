@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import socket
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +19,6 @@ from dreamrl.settings import parse_yaml
 MIN_FREE_BYTES = 200 * 2**20
 """Room for a run of the nano preset, checkpoints and pictures included."""
 CONNECT_SECONDS = 3.0
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded; a file of a few bytes can claim any size."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")
-"""Formats of pictures that are read; some others run an external program when they are opened."""
 RUN_CONFIG = "config.yaml"
 """Every run directory holds one; it marks a directory as made by dreamrl."""
 _HOST_PORT = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
@@ -66,23 +61,11 @@ def check_new_directory(path: Path) -> None:
 
 
 def check_image(path: Path) -> None:
-    """Raise unless ``path`` is a picture in one of ``FORMATS`` of no more than ``MAX_PIXELS``."""
-    from PIL import Image, UnidentifiedImageError
+    """Raise unless ``path`` is a picture that :mod:`dreamrl.picture_files` accepts."""
+    from dreamrl.picture_files import opened
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height <= MAX_PIXELS:
-                    image.load()
-    except UnidentifiedImageError as error:
-        raise UserError(f"--image {path} is not a picture in a known format; use PNG or JPEG") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"cannot read --image {path}: {reason}") from error
-    if width * height > MAX_PIXELS:
-        raise UserError(f"--image {path}: {width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
+    with opened(path, f"--image {path}") as image:
+        image.load()
 
 
 def remove_run(out: Path) -> None:

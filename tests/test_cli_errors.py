@@ -68,7 +68,10 @@ from dreamrl.settings import load_settings, write_yaml
         ("generate model what --world frozen_lake --options []", "--options ([]) must be a JSON object"),
         ("generate model what --world frozen_lake --options {}", '"desc" is missing'),
         ("generate model what --world frozen_lake --image file", "--image and --world contradict each other"),
-        ("generate model what --image none.png", "cannot read --image none.png: No such file or directory"),
+        (
+            "generate model what --image none.png",
+            "--image none.png cannot be read as a picture: No such file or directory",
+        ),
         ("generate model what --image file", "--image file is not a picture in a known format"),
         ("generate model what --output video", "argument --output: invalid choice: 'video'"),
         ("generate model what --output image", "--output image needs --save DIR to write the picture to"),
@@ -110,7 +113,9 @@ def test_a_damaged_picture(fake_work, saved_model, refused, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "cut.png")
     content = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    assert "cannot read --image cut.png" in refused("generate", str(saved_model), "what", "--image", "cut.png")
+    assert "--image cut.png cannot be read as a picture" in refused(
+        "generate", str(saved_model), "what", "--image", "cut.png"
+    )
 
 
 def test_an_address_must_accept_connections(fake_work, refused, tmp_path):

@@ -35,6 +35,8 @@ ARMS = ("plain", "curriculum")
 DREAMS = 4
 BOARDS_SEED = 0
 """Of the validation boards: the same for all."""
+MILESTONES = (0.6, 0.7, 0.8)
+"""Exact matches on the way that steps are counted to, besides the target."""
 STAGE, SETTINGS = "ppo", "settings.json"
 
 
@@ -69,8 +71,8 @@ def bench(
         out: where unfinished work is kept.
 
     Returns:
-        {"arms": {arm: {seed: {"steps": to the target or None, "curve": [...]}}}, "steps_ratio": curriculum over
-        plain, mean over the seeds in which both reached the target; None without any}.
+        {"arms": {arm: {seed: [measurements]}}, "steps_to": {exact match: {arm: steps of each seed or None, "ratio":
+        curriculum over plain, mean over the seeds in which both came so far; None without any}}}.
     """
     settle()
     model = DreamingConfig(
@@ -91,13 +93,31 @@ def bench(
         for arm in ARMS:
             own = replace(run, curriculum=CurriculumConfig(enabled=arm == "curriculum"))
             arms[arm][str(seed)] = learn(own, place / arm, target, budget, every, boards)
-    reached = [(arms["curriculum"][s]["steps"], arms["plain"][s]["steps"]) for s in arms["plain"]]
-    ratios = [ours / theirs for ours, theirs in reached if ours is not None and theirs is not None]
-    return {"target": target, "arms": arms, "steps_ratio": float(np.mean(ratios)) if ratios else None}
+    steps: dict[str, dict[str, Any]] = {}
+    for goal in sorted({*(m for m in MILESTONES if m < target), target}):
+        row: dict[str, Any] = {arm: [steps_to(curve, goal) for curve in arms[arm].values()] for arm in ARMS}
+        pairs = [
+            (ours, theirs) for ours, theirs in zip(row["curriculum"], row["plain"], strict=True) if ours and theirs
+        ]
+        row["ratio"] = round(float(np.mean([ours / theirs for ours, theirs in pairs])), 3) if pairs else None
+        steps[str(goal)] = row
+    return {"target": target, "arms": arms, "steps_to": steps}
 
 
-def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boards: int) -> dict[str, Any]:
-    """One arm: PPO until target or budget is reached, from the newest checkpoint under ``out`` if there is one."""
+def steps_to(curve: list[dict[str, Any]], goal: float) -> int | None:
+    """Steps when ``goal`` was reached, linearly between two measurements, of which the arms have unequal numbers."""
+    for i, point in enumerate(curve):
+        if point["exact_match"] >= goal:
+            if i == 0:
+                return 0
+            before = curve[i - 1]
+            part = (goal - before["exact_match"]) / (point["exact_match"] - before["exact_match"])
+            return round(before["steps"] + part * (point["steps"] - before["steps"]))
+    return None
+
+
+def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boards: int) -> list[dict[str, Any]]:
+    """One arm's measurements until target or budget is reached, from its newest checkpoint under ``out`` if any."""
     loaded = replace(load_pretrained(out.parent / "pretrained", trusted=True), run=run)
     trainer = PPOTrainer(loaded)
     exam = held_out(loaded.world, loaded.world.sizes, boards, BOARDS_SEED, Split.VALIDATION, run.model.dream_length)
@@ -116,8 +136,7 @@ def learn(run: RunConfig, out: Path, target: float, budget: int, every: int, boa
         curve.append({"iteration": trainer.iteration, "steps": steps, "exact_match": exact, "stage": stage})
         print(f"{out.parent.name} {out.name}", json.dumps(curve[-1]), flush=True)
         save_checkpoint(out, f"{STAGE}-{trainer.iteration:08d}", trainer.tensors(), trainer.state() | {"curve": curve})
-    reached = curve[-1]["exact_match"] >= target
-    return {"steps": curve[-1]["steps"] if reached else None, "curve": curve}
+    return curve
 
 
 def same_settings(settings: dict[str, Any], out: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamrl.nn.layers import widened
+
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 
 
@@ -66,7 +68,7 @@ def contrastive_loss(
         loss, and ``contrastive_temperature`` and ``contrastive_accuracy``: how often the most similar is the own.
     """
     sides = head.left(left), head.right(right)
-    ours = torch.stack([F.normalize(side.float(), dim=-1) for side in sides], dim=1)
+    ours = torch.stack([F.normalize(widened(side), dim=-1) for side in sides], dim=1)
     pairs = gather(ours)  # (A, 2, D)
     temperature = head.temperature()
     count = len(pairs)

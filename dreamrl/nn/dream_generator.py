@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dreamrl.config import DreamingConfig
 from dreamrl.nn.experts import Context
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
-from dreamrl.nn.layers import Attention, AttentionPool, Block
+from dreamrl.nn.layers import Attention, AttentionPool, Block, widened
 from dreamrl.nn.local_mixing import LocalMixing
 from dreamrl.nn.moe import MixtureOfExperts, Routing
 from dreamrl.nn.positional import GridPositions, Places
@@ -138,7 +138,7 @@ class DreamGenerator(nn.Module):
         x, routing = self.moe(x, keys, grid[:, 1], self.summary(x, mask) + condition, context, noise)
         outlook = self.outlook(torch.cat([self.readout(x, mask), condition], dim=-1))  # (R, 2 D)
         # Probabilities want more digits than bfloat16 has, here and wherever logits leave the model.
-        value, policy, chances = (head(outlook).float() for head in (self.value, self.policy, self.chances))
+        value, policy, chances = (widened(head(outlook)) for head in (self.value, self.policy, self.chances))
         return Look(x, mask, places, policy, value.squeeze(-1), routing, chances, grid)
 
     def imagine(self, look: Look, what: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ class DreamGenerator(nn.Module):
         # probable result, and only what changes has to be learned.
         table = self.codes.weight[:-1] * x.shape[-1] ** -0.5  # (V, D), without padding
         result = F.linear(self.result_norm(x), table, self.result_bias)  # (R, P, V)
-        return result.float(), self.belief(self.belief_pool(x, look.mask)).float()
+        return widened(result), widened(self.belief(self.belief_pool(x, look.mask)))
 
 
 class Remembered(NamedTuple):
@@ -230,4 +230,4 @@ class InverseDynamics(nn.Module):
         mask = torch.arange(what.shape[1], device=what.device) < grid.prod(dim=1, keepdim=True)
         _, places = self.positions(grid[:, 1], what.shape[1])
         x = self.before(what) + self.after(result)
-        return self.head(self.pool(self.block(x, mask=mask[:, None, None, :], places=places), mask)).float()
+        return widened(self.head(self.pool(self.block(x, mask=mask[:, None, None, :], places=places), mask)))

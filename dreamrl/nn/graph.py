@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.utils import scatter, softmax
 
+from dreamrl.nn.layers import widened
+
 NEXT, PREVIOUS, SIBLING = range(3)
 """Edge types: to the next step, to the step before, to the same step of another dream."""
 EDGE_TYPES = ("next", "previous", "sibling")
@@ -215,7 +217,7 @@ class EdgeAttention(nn.Module):
         slot = target * len(types) + edge_type
         asked = torch.einsum("khd,ehd->keh", query, edge).flatten(0, 1)  # (K E, heads)
         score = ((query[target] * key[source]).sum(-1) + asked[slot]) / query.shape[-1] ** 0.5  # (M, heads)
-        weight = self.normalise(score.float(), target, len(x))
+        weight = self.normalise(widened(score), target, len(x))
         if gate is not None:
             weight = weight * gate.unsqueeze(-1)
         message = (value[source] * weight.unsqueeze(-1)).flatten(1)  # (M, D)
@@ -286,4 +288,4 @@ class LearnedEdges(nn.Module):
         real = valid.flatten(1)
         pair = real.unsqueeze(2) & real.unsqueeze(1)  # (Q, N T, N T)
         pair = pair & ~torch.eye(dreams * steps, dtype=torch.bool, device=x.device)
-        return score.float().masked_fill(~pair.unsqueeze(1), float("-inf"))
+        return widened(score).masked_fill(~pair.unsqueeze(1), float("-inf"))

@@ -13,7 +13,7 @@ from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.nn.dream_generator import NUM_BELIEFS
 from dreamrl.nn.graph import EDGE_TYPES, NO_EDGES, EdgeAttention, Edges, Graph, LearnedEdges, Reading, build_graph
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
-from dreamrl.nn.layers import AttentionPool, mlp
+from dreamrl.nn.layers import AttentionPool, mlp, widened
 from dreamrl.nn.output_decoder import NEVER
 from dreamrl.nn.positional import GridPositions
 
@@ -72,7 +72,7 @@ class GraphTransformer(nn.Module):
         """Nodes (K, D) that have taken their messages in; in float32, for what a gate adds is small beside the node."""
         assert self.memory is not None
         with torch.autocast(x.device.type, enabled=False):
-            return self.memory(message.float(), x.float())
+            return self.memory(widened(message), widened(x))
 
 
 class MeanPool(nn.Module):
@@ -155,12 +155,12 @@ class GraphReasoner(nn.Module):
         nodes = x.new_zeros(mask.numel(), x.shape[-1]).index_copy(0, place, x).view(*mask.shape, -1)
         dream = self.dream(nodes.flatten(0, 1), mask.flatten(0, 1)).view(questions, dreams, -1)
         asked = prompt.summary.unsqueeze(1).expand_as(dream)
-        score = self.score(torch.cat([dream, asked], dim=-1)).squeeze(-1).float()  # (Q, N)
+        score = widened(self.score(torch.cat([dream, asked], dim=-1)).squeeze(-1))  # (Q, N)
         if self.rounds is not None:
             score = score.masked_fill(lengths == 0, NEVER)
         overall = self.all(dream, lengths > 0)
-        value = self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1).float()
-        focus = torch.cat([score, self.none_score(prompt.summary).float()], dim=-1)
+        value = widened(self.value(torch.cat([overall, prompt.summary], dim=-1)).squeeze(-1))
+        focus = torch.cat([score, widened(self.none_score(prompt.summary))], dim=-1)
         if grid is None:
             return Reading(nodes, mask, focus, value, edges)
         last = frames.gather(2, lengths.view(questions, dreams, 1, 1).expand(-1, -1, 1, frames.shape[-1])).squeeze(2)

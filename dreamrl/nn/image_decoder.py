@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.nn.input_tokenizer import InputTokenizer
-from dreamrl.nn.layers import Block
+from dreamrl.nn.layers import Block, widened
 from dreamrl.nn.positional import GridPositions
 
 
@@ -53,4 +53,4 @@ class ImageDecoder(nn.Module):
         x = self.block(x, mask[:, None, None, :], places, memory, memory_mask[:, None, None, :])
         # Tied as in the dream generator: at first the picture that was read is the most probable one.
         table = self.codes.weight[:-1] * x.shape[-1] ** -0.5  # (V, D), without padding
-        return F.linear(self.norm(x), table, self.bias).float()
+        return widened(F.linear(self.norm(x), table, self.bias))

@@ -20,6 +20,11 @@ NOWHERE = Places()
 """Tokens without order."""
 
 
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32 if autocast has made it narrower: for probabilities, values and whatever else is compared."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 @dataclass
 class KeyValues:
     """Keys and values (B, heads, M, D/heads) that attention has already computed; the first ``length`` are filled.
@@ -197,7 +202,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``x`` (B, L, D), ``mask`` (B, L) True where a token is real -> (B, D); zeros where none is."""
         x = self.norm(x)
-        score = self.score(x).float()
+        score = widened(self.score(x))
         score = score.masked_fill(~mask.unsqueeze(-1), torch.finfo(score.dtype).min)
         weight = score.softmax(dim=1) * mask.unsqueeze(-1)  # (B, L, heads)
         value = self.value(x).unflatten(-1, (self.heads, -1))  # (B, L, heads, D/heads)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.nn.experts import READS, Context, CrossExpertAttention, Expert
-from dreamrl.nn.layers import NOWHERE
+from dreamrl.nn.layers import NOWHERE, widened
 from dreamrl.nn.positional import GridPositions
 
 
@@ -89,7 +89,7 @@ class MixtureOfExperts(nn.Module):
         """
         # In float32 always: rounding decides between close experts (arXiv:2101.03961, section 2.4).
         with torch.autocast(summary.device.type, enabled=False):
-            features = self.router[0](summary.float())
+            features = self.router[0](widened(summary))
             logits = self.router[1](features)
             if generator is not None and self.noise is not None:
                 dice = torch.randn(logits.shape, generator=generator, device=generator.device).to(logits)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dreamrl.dreaming_config import DreamingConfig
 from dreamrl.nn.graph import Reading
 from dreamrl.nn.input_tokenizer import InputTokenizer, Prompt
-from dreamrl.nn.layers import Block, BlockCache
+from dreamrl.nn.layers import Block, BlockCache, widened
 from dreamrl.nn.positional import GridPositions, Places, TextPositions
 from dreamrl.nn.text import BOS, PAD
 
@@ -122,7 +122,7 @@ class OutputDecoder(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         """(Q, L, D) -> (Q, L, vocab)."""
-        logits = F.linear(self.norm(x), self.text.weight).float()
+        logits = widened(F.linear(self.norm(x), self.text.weight))
         # Padding and the begin mark are no text: a sampled answer must not hold them, or its length is ambiguous.
         return logits.index_fill(-1, torch.tensor([PAD, BOS], device=logits.device), NEVER)
 

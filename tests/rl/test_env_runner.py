@@ -8,6 +8,7 @@ import pytest
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 from dreamrl import policy
@@ -106,7 +107,9 @@ def test_episodes_are_the_same_whether_somebody_watches_or_not(make_runner):
 
 def test_what_is_learned_from_is_what_the_plain_trainer_samples(make_runner, run, model_dir):
     """Same questions, actions, advantages and targets, to the bit and in the same order."""
-    [batch] = EpisodesToBatch(run=run)(rl_module=None, batch={}, episodes=make_runner().sample()).values()
+    runner = make_runner()
+    modules = {DEFAULT_MODULE_ID: runner.module}
+    [batch] = EpisodesToBatch(run=run)(rl_module=modules, batch={}, episodes=runner.sample()).values()
     plain = nested(PPOTrainer(load_pretrained(model_dir)).sample()[0])
     assert batch.keys() - {PLACE} == plain.keys()
     for group in (OBS, ACTIONS):
@@ -219,14 +222,15 @@ class EveryOther(ConnectorV2):
 
 
 def test_a_learner_connector_before_ours_decides_what_is_learned_from(make_runner, run):
-    sampled = make_runner().sample()
+    runner = make_runner()
+    sampled, modules = runner.sample(), {DEFAULT_MODULE_ID: runner.module}
     kept = sum(len(e) for e in sampled[::2])
     config = algorithm_config(run, Path("unused")).learners(
         learner_connector=lambda *_: [EveryOther(), EpisodesToBatch(run=run)]
     )
     pipeline = config.build_learner_connector(None, None)
-    batch = pipeline(rl_module=None, batch={}, episodes=list(sampled), shared_data={}, metrics=None)
-    assert len(batch["default_policy"]["action_logp"]) == kept < sum(map(len, sampled))
+    batch = pipeline(rl_module=modules, batch={}, episodes=list(sampled), shared_data={}, metrics=None)
+    assert len(batch[DEFAULT_MODULE_ID]["action_logp"]) == kept < sum(map(len, sampled))
 
 
 def test_infos_tell_of_the_question_and_of_its_answer(make_runner):

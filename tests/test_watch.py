@@ -18,7 +18,7 @@ from rich.console import Console
 from dreamrl import dream_record, run_state
 from dreamrl import watch as watch_module
 from dreamrl.cli import main
-from dreamrl.dream_record import NEWEST, DreamRecord, read_record, write_record
+from dreamrl.dream_record import MOST_BYTES, NEWEST, DreamRecord, read_record, write_record
 from dreamrl.files import locked
 from dreamrl.run_state import EVAL_PATIENCE, LEAST_PATIENCE, PATIENCE_LINES, MetricsTail, look
 from dreamrl.settings import load_settings, write_yaml
@@ -208,7 +208,7 @@ def test_dreams_come_back_from_their_file(tmp_path):
             assert x.true_result is None or (x.true_result == y.true_result).all()
 
 
-@pytest.mark.parametrize("harm", ["missing", "empty", "cut", "text", "pickle", "fewer"])
+@pytest.mark.parametrize("harm", ["missing", "empty", "cut", "text", "pickle", "fewer", "bomb"])
 def test_a_file_of_dreams_that_cannot_be_read_is_none(tmp_path, harm):
     path = tmp_path / "newest.npz"
     write_record(record(), path)
@@ -217,6 +217,9 @@ def test_a_file_of_dreams_that_cannot_be_read_is_none(tmp_path, harm):
         path.unlink()
     elif harm == "pickle":
         np.savez(path, words=np.array([{"a": 1}], dtype=object))
+    elif harm == "bomb":
+        with np.load(path) as file:
+            np.savez_compressed(path, **{**file, "more": np.zeros(MOST_BYTES, np.uint8)})
     elif harm == "fewer":
         with np.load(path) as file:
             np.savez(path, **{name: file[name][:1] if name == "results" else file[name] for name in file.files})

@@ -52,7 +52,7 @@ def bench(
     presets: Sequence[str] = ("nano",),
     device: str = "auto",
     precision: str = "float32",
-    compile: bool = False,
+    compiled: bool = False,
     overrides: Sequence[str] = (),
     steps: int = 20,
     peak: float = 0.0,
@@ -64,7 +64,7 @@ def bench(
         presets: sizes of networks and batches.
         device: auto, cpu or cuda.
         precision: float32 or bfloat16.
-        compile: whether torch compiles the transformer blocks.
+        compiled: whether torch compiles the transformer blocks.
         overrides: settings of the runs, such as ppo.minibatch_size=320.
         steps: that are timed.
         peak: operations per second that the device could do; 0: what is known of it by its name.
@@ -82,7 +82,7 @@ def bench(
         raise UserError(f"steps ({steps}) must be >= 1")
     if not presets:
         raise UserError("presets must name at least one preset")
-    how = [f"device={device}", f"precision={precision}", f"compile={str(compile).lower()}"]
+    how = [f"device={device}", f"precision={precision}", f"compile={str(compiled).lower()}"]
     runs = {name: load_settings(name, overrides=[*how, *overrides], seed=seed) for name in presets}
     settle()
     compute = compute_of(next(iter(runs.values())))
@@ -90,7 +90,7 @@ def bench(
     best = given_peak(peak) or known_peak(name)
     found = {preset: measured(run, compute, steps, best) for preset, run in runs.items()}
     print("\n".join(report(found)))
-    return {"device": name, "precision": precision, "compile": compile, "peak": best, "presets": found}
+    return {"device": name, "precision": precision, "compile": compiled, "peak": best, "presets": found}
 
 
 def given_peak(peak: float) -> float:

@@ -9,6 +9,8 @@ import sys
 import pytest
 from programs import finish, kill, start, wait_for
 
+from dreamrl.bench.processes import metrics, weight_hash
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SMALL = (
@@ -92,21 +94,30 @@ def test_trained_model_answers_on_the_command_line(uninterrupted, tmp_path):
     assert result["exact_match_ci"][0] <= result["exact_match"] <= result["exact_match_ci"][1]
 
 
-def test_same_seed_same_result(uninterrupted, tmp_path):
-    """A second run, killed in pretraining and in PPO and interrupted once, ends like the first."""
-    whole, _ = uninterrupted
-    out = tmp_path / "killed"
-    process = start("train", "--out", str(out), "--seed", "1", *SMALL)
-    wait_for(lambda: list(out.glob("checkpoints/pretrain-*60")), process)
+TINY = (
+    "world.sizes=[3]", "model.embedding_dim=32", "model.dream_length=2", "model.max_answer_tokens=12",
+    "pretrain.codec_steps=20", "pretrain.steps=80", "pretrain.scenes_per_step=4", "pretrain.checkpoint_every=10",
+    "pretrain.num_workers=1", "ppo.iterations=16", "ppo.questions_per_iteration=16", "ppo.minibatch_size=16",
+    "ppo.replay_scenes=1", "ppo.checkpoint_every=2", "ppo.num_learners=0", "eval.num_items=20", "eval.dreams=[1,4]",
+)  # fmt: skip
+"""Learns nothing, in seconds."""
+
+
+def test_a_killed_and_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path):
+    """Killed in pretraining and in PPO and interrupted once: the same weights, steps and results."""
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    finish(start("train", "--out", str(whole), "--seed", "1", *TINY))
+    process = start("train", "--out", str(out), "--seed", "1", *TINY)
+    wait_for(lambda: list(out.glob("checkpoints/pretrain-*30")), process)
     kill(process)
 
     process = start("train", "--resume", str(out))
-    wait_for(lambda: list(out.glob("checkpoints/ppo-00000002")), process)
+    wait_for(lambda: list(out.glob("checkpoints/ppo-00000004")), process)
     output = kill(process)
     assert "pretrain: resuming from pretrain-000000" in output
 
     process = start("train", "--resume", str(out))
-    wait_for(lambda: list(out.glob("checkpoints/ppo-00000004")), process)
+    wait_for(lambda: list(out.glob("checkpoints/ppo-00000008")), process)
     os.kill(process.pid, signal.SIGINT)
     output = finish(process, code=130, seconds=60)
     assert "ppo: resuming from ppo-0000000" in output and "--resume" in output
@@ -114,7 +125,6 @@ def test_same_seed_same_result(uninterrupted, tmp_path):
     output = finish(start("train", "--resume", str(out)))
     assert "pretrain: finished before" in output and "ppo: resuming from" in output
     first, second = (json.loads((run / "summary.json").read_text()) for run in (whole, out))
-    assert second["episodes"] == first["episodes"]
-    assert abs(second["exact_match"]["ppo_4"] - first["exact_match"]["ppo_4"]) <= 0.15
-    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"ppo"' in line]
-    assert steps == sorted(set(steps)) == list(range(1, 13))
+    assert second["episodes"] == first["episodes"] and second["exact_match"] == first["exact_match"]
+    assert weight_hash(out / "model") == weight_hash(whole / "model")
+    assert [r["step"] for r in metrics(out) if r["stage"] == "ppo"] == list(range(1, 17))

@@ -28,6 +28,7 @@ from dreamrl.judge import Judge
 from dreamrl.process import settle
 from dreamrl.rl.algorithm import algorithm_config
 from dreamrl.rl.stock import stock_config
+from dreamrl.rollout import SAMPLERS
 from dreamrl.saving import Loaded, save_pretrained
 from dreamrl.settings import load_settings
 from envs.reasoning_batch import Phase, ReasoningBatch, training_question
@@ -57,13 +58,15 @@ def bench(
     """
     check(questions=questions, repeats=repeats)
     run = settings(preset, overrides, seed, questions)
-    with quiet(), model_directory(run) as (loaded, directory):
+    # Our env runner dreams a fourth of an iteration together, whatever the number of env runners.
+    whole = settings(preset, overrides, seed, SAMPLERS * questions)
+    with quiet(), model_directory(whole) as (loaded, directory):
         runners = env_runners(run, loaded, directory)
         loop = BareLoop(run, loaded, questions)
         steps = questions * (run.model.dream_length + 1)
         turns = {
             "bare": loop,
-            "ours": lambda: drawn(runners["ours"]),
+            "ours": lambda: drawn(runners["ours"], num_episodes=questions),
             "stock": lambda: drawn(runners["stock"], num_timesteps=steps),
         }
         speeds = {name: statistics.median(values) for name, values in alternate(turns, repeats).items()}

@@ -15,6 +15,9 @@ from typing import BinaryIO
 
 from dreamrl.errors import UserError
 
+LOCK = ".lock"
+"""File in a directory that its present user keeps locked."""
+
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal digits, read in pieces."""
@@ -48,7 +51,7 @@ def write_atomically(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def locked(directory: Path, command: str) -> Iterator[None]:
     """Keep other runs of ``command`` out of ``directory``; the lock goes with the process, however it ends."""
-    with (directory / ".lock").open("w") as file:
+    with (directory / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -93,24 +93,28 @@ def imagine(
         first: number of the first question, for the random streams.
         on_step: called after each step with the dreams so far.
     """
-    model = loaded.model
-    batch = ReasoningBatch(loaded.run, loaded.world, loaded.text, judge or Judge(model), dreams)
-    batch.make_room(questions)
-    batch.reset(questions)
-    count, length = len(questions), batch.length
-    dice = np.zeros((count, dreams, length, batch.num_patches + 2), np.float32)
-    for q, question in enumerate(questions):
-        own = _dice(seed, first + q, dreams, batch.horizon[q], question.scene.grid[0] * question.scene.grid[1])
-        dice[q, :, : own.shape[1], : own.shape[2]] = own
-    heat = torch.full((count, dreams), temperature, device=model.device)
-    heat[:, 0] = 0.0
-    prompt = model.ask({k: torch.from_numpy(v).to(model.device) for k, v in batch.asked().items()})
-    experts = np.zeros((count, dreams, length, model.config.num_experts), np.float32)
-    imagined = Imagined(batch=batch, prompt=prompt, experts=experts, values=np.zeros((count, dreams), np.float32))
+    batch = ReasoningBatch(loaded.run, loaded.world, loaded.text, judge or Judge(loaded.model), dreams)
+    imagined = begin(loaded, batch, questions)
+    dice = dice_of(batch, [(seed, first + q, dreams) for q in range(len(questions))])
+    heat = heat_of(loaded, [temperature] * len(questions), dreams)
     while (batch.phase == Phase.DREAM).any():
         dream_step(loaded, imagined, dice, heat)
         on_step(imagined)
     return imagined
+
+
+def begin(loaded: Loaded, batch: ReasoningBatch, questions: Sequence[Question]) -> Imagined:
+    """``batch`` reset to ``questions``, the prompts read, no step dreamed yet."""
+    model = loaded.model
+    batch.make_room(questions)
+    batch.reset(questions)
+    shape = (len(questions), batch.dreams)
+    return Imagined(
+        batch=batch,
+        prompt=model.ask({k: torch.from_numpy(v).to(model.device) for k, v in batch.asked().items()}),
+        experts=np.zeros((*shape, batch.length, model.config.num_experts), np.float32),
+        values=np.zeros(shape, np.float32),
+    )
 
 
 def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch.Tensor) -> None:
@@ -142,9 +146,27 @@ def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch
     batch.phase[answering] = Phase.ANSWER
 
 
-def _dice(seed: int, question: int, dreams: int, length: int, patches: int) -> np.ndarray:
-    """(N, T, P + 2) random numbers; each dream has its own stream."""
-    return np.stack([stream(seed, 7, question, n).random((length, patches + 2)) for n in range(dreams)])
+def dice_of(batch: ReasoningBatch, drawn: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """(Q, N, T, P + 2) random numbers in [0, 1), float32; each dream has its own stream.
+
+    Args:
+        batch: reset to its questions.
+        drawn: of each question the seed, its number, and how many dreams it gets; what is left over is 0.
+    """
+    dice = np.zeros((len(drawn), batch.dreams, batch.length, batch.num_patches + 2), np.float32)
+    for q, (seed, number, dreams) in enumerate(drawn):
+        rows, columns = batch.questions[q].scene.grid
+        shape = batch.horizon[q], rows * columns + 2
+        for n in range(dreams):
+            dice[q, n, : shape[0], : shape[1]] = stream(seed, 7, number, n).random(shape)
+    return dice
+
+
+def heat_of(loaded: Loaded, temperatures: Sequence[float], dreams: int) -> torch.Tensor:
+    """(Q, N) temperature of each dream's actions: the first is greedy."""
+    heat = torch.tensor(temperatures, dtype=torch.float32, device=loaded.model.device).unsqueeze(1).repeat(1, dreams)
+    heat[:, 0] = 0.0
+    return heat
 
 
 @torch.no_grad()

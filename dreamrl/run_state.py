@@ -20,10 +20,11 @@ from dreamrl import preflight
 from dreamrl.config import RunConfig
 from dreamrl.dream_record import NEWEST
 from dreamrl.errors import UserError
+from dreamrl.files import LOCK
 from dreamrl.settings import read_yaml
 from dreamrl.stop import STOP_FILE
 
-METRICS, SUMMARY, SECONDS, LOCK = "metrics.jsonl", "summary.json", "seconds.json", ".lock"
+METRICS, SUMMARY, SECONDS = "metrics.jsonl", "summary.json", "seconds.json"
 STAGES = ("pretrain", "ppo", "eval")
 RECENT = 8
 """Latest lines from which the pace is taken."""

@@ -1,13 +1,12 @@
 """What training shows of its dreams, looked up in the pixels of TensorBoard's files and in the file for a watcher."""
 
 import io
-import struct
 
 import numpy as np
 import pytest
 import torch
+from event_files import events
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # generated, without types
 
 from dreamrl import drawing
 from dreamrl.album import CANDIDATES, question_at, show_dreams
@@ -25,20 +24,14 @@ from envs.world import Split
 
 
 def pictures(directory, stage):
-    """(tag, step) -> picture, from the TFRecord format: length, checksum, data, checksum."""
+    """(tag, step) -> picture, as TensorBoard's files of ``stage`` have them."""
     found = {}
-    for path in sorted((directory / "tensorboard" / stage).iterdir()):
-        data, place = path.read_bytes(), 0
-        while place < len(data):
-            (length,) = struct.unpack_from("<Q", data, place)
-            event = Event()
-            event.ParseFromString(data[place + 12 : place + 12 + length])
-            for value in event.summary.value:
-                if value.HasField("image"):
-                    encoded = Image.open(io.BytesIO(value.image.encoded_image_string))
-                    assert (value.tag, event.step) not in found, "shown twice"
-                    found[value.tag, event.step] = np.asarray(encoded.convert("RGB"))
-            place += 12 + length + 4
+    for event in events(directory, stage):
+        for value in event.summary.value:
+            if value.HasField("image"):
+                encoded = Image.open(io.BytesIO(value.image.encoded_image_string))
+                assert (value.tag, event.step) not in found, "shown twice"
+                found[value.tag, event.step] = np.asarray(encoded.convert("RGB"))
     return found
 
 

@@ -5,13 +5,12 @@ import doctest
 import inspect
 import io
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from event_files import events
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # generated, without types
 
 from dreamrl import metrics
 from dreamrl.metrics import GLOSSARY, PICTURES, MetricsWriter, expand, explain
@@ -19,20 +18,6 @@ from dreamrl.metrics import GLOSSARY, PICTURES, MetricsWriter, expand, explain
 
 def lines(directory: Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-
-
-def events(directory: Path, stage: str) -> list[Event]:
-    """Events of ``stage``, read from the TFRecord format: length, checksum, data, checksum."""
-    found = []
-    for path in sorted((directory / "tensorboard" / stage).iterdir()):
-        data, place = path.read_bytes(), 0
-        while place < len(data):
-            (length,) = struct.unpack_from("<Q", data, place)
-            event = Event()
-            event.ParseFromString(data[place + 12 : place + 12 + length])
-            found.append(event)
-            place += 12 + length + 4
-    return found
 
 
 def scalars(directory: Path, stage: str) -> list[tuple[str, int, float]]:

@@ -8,7 +8,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray_nodes import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,13 +32,6 @@ LONG = (
     "world.sizes=[2]", "pretrain.steps=100000", "pretrain.scenes_per_step=8", "pretrain.checkpoint_every=4",
     "pretrain.num_workers=1", "model.embedding_dim=16", "model.num_heads=2", "model.codec_hidden=16",
 )  # fmt: skip
-
-
-def free_ports(count):
-    """Ports that nothing listens to; all are held at once so that they differ."""
-    with contextlib.ExitStack() as held:
-        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
 
 
 class Head:

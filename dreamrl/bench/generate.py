@@ -17,6 +17,7 @@ import torch
 from dreamrl.ablation_report import table
 from dreamrl.bench import decode
 from dreamrl.bench.graph import exponent
+from dreamrl.bench.run import at_least_one
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 from dreamrl.imagine import answer, imagine
@@ -60,9 +61,7 @@ def bench(
         write a text of each length, cached and uncached, and the ``speedup``; ``exponents``: slopes of log time over
         log size by least squares, 1 is linear.
     """
-    for name, values in (("questions", (questions,)), ("repeats", (repeats,)), ("steps", steps), ("dreams", dreams)):
-        if min(values) < 1:
-            raise UserError(f"{name} ({min(values)}) must be >= 1")
+    at_least_one(questions=questions, repeats=repeats, steps=min(steps), dreams=min(dreams))
     for name, values in (("steps", steps), ("dreams", dreams), ("sizes", sizes), ("lengths", lengths)):
         if len(set(values)) < 2:
             raise UserError(f"{name} ({', '.join(map(str, values))}) must hold at least two different numbers")

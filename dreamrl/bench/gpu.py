@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dreamrl.ablation_report import table
 from dreamrl.bench.generate import lasting
+from dreamrl.bench.run import at_least_one
 from dreamrl.columns import OBS
 from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
@@ -78,8 +79,7 @@ def bench(
         that of the replay), ``idle_share`` (time in which the GPU computes nothing) and ``peak_memory`` in bytes (both
         None on a CPU).
     """
-    if steps < 1:
-        raise UserError(f"steps ({steps}) must be >= 1")
+    at_least_one(steps=steps)
     if not presets:
         raise UserError("presets must name at least one preset")
     how = [f"device={device}", f"precision={precision}", f"compile={str(compiled).lower()}"]

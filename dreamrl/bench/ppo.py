@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamrl.ablation_report import table
-from dreamrl.bench.rollout import check, model_directory, quiet, settings
+from dreamrl.bench.rollout import model_directory, quiet, settings
+from dreamrl.bench.run import at_least_one
 from dreamrl.cluster import ray_session
 from dreamrl.errors import UserError
 from dreamrl.rl.algorithm import algorithm_config
@@ -52,7 +53,7 @@ def bench(
         RLlib's connector asks the module for, learning, sending weights, the rest, and the time that this process
         did not compute; ``parameters`` of the module and of the perceptron.
     """
-    check(questions=questions, repeats=repeats)
+    at_least_one(questions=questions, repeats=repeats)
     installed = importlib.util.find_spec("stable_baselines3") is not None
     if sb3 and not installed:
         raise UserError(f"sb3=true needs Stable-Baselines3: pip install {SB3}")

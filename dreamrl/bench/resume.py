@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamrl.bench.processes import Job, metrics, reached, weight_hash
+from dreamrl.bench.run import at_least_one
 from dreamrl.errors import UserError
 
 TIMED = ("seconds", "per_second", "/time/")
@@ -50,8 +51,7 @@ def bench(
         {"same_weights": {"pretrained": bool, "model": bool}, "same_curves": bool, "steps_twice_or_missing": int,
         "kills": [{"stage", "step", "writing"}], "hash": that of the undisturbed model}.
     """
-    if kills < 1:
-        raise UserError(f"kills ({kills}) must be >= 1")
+    at_least_one(kills=kills)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     settings = [

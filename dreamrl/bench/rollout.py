@@ -21,9 +21,9 @@ import torch
 from dreamrl import policy
 from dreamrl.ablation_report import table
 from dreamrl.bench.generate import lasting
+from dreamrl.bench.run import at_least_one
 from dreamrl.columns import ACTIONS
 from dreamrl.config import RunConfig
-from dreamrl.errors import UserError
 from dreamrl.judge import Judge
 from dreamrl.process import settle
 from dreamrl.rl.algorithm import algorithm_config
@@ -56,7 +56,7 @@ def bench(
         ``model_share``, the part of ``bare`` that is the model; ``ceiling``, the ``ours_to_stock`` of an env runner
         that costs nothing but the model; ``parameters``.
     """
-    check(questions=questions, repeats=repeats)
+    at_least_one(questions=questions, repeats=repeats)
     run = settings(preset, overrides, seed, questions)
     # Our env runner dreams a fourth of an iteration together, whatever the number of env runners.
     whole = settings(preset, overrides, seed, SAMPLERS * questions)
@@ -81,13 +81,6 @@ def bench(
     rows = [[name, f"{speed:.0f}", f"{speeds['ours'] / speed:.2f}"] for name, speed in speeds.items()]
     print("\n".join(table(["sampling", "env steps/s", "ours is faster by"], rows)))
     return result
-
-
-def check(**counts: int) -> None:
-    """Raise unless every one of ``counts`` is at least 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} ({value}) must be >= 1")
 
 
 def settings(preset: str, overrides: Sequence[str], seed: int, questions: int) -> RunConfig:

@@ -57,6 +57,13 @@ def run_bench(name: str, settings: Sequence[str]) -> dict[str, Any]:
     return function(**given)
 
 
+def at_least_one(**counts: int) -> None:
+    """Raise unless every one of ``counts``, settings of a benchmark, is at least 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} ({value}) must be >= 1")
+
+
 def _value(text: str, annotation: str) -> Any:
     """``text`` as what the argument takes: paths stay text, lists become tuples."""
     if "Path" in annotation:

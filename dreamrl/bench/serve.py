@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from dreamrl.ablation_report import table
+from dreamrl.bench.run import at_least_one
 from dreamrl.errors import UserError
 
 REPLICA = "ray::ServeReplica:dreamrl:Dreamer"
@@ -80,9 +81,7 @@ def bench(
         else keeps the machine busy); ``speedup`` and ``cpu_speedup``; ``lost``, the requests that were not answered,
         and their ``faults``; with ``kill`` also ``retries``.
     """
-    for name, value in {"clients": clients, "requests": requests, "alone": alone, "replicas": replicas}.items():
-        if value < 1:
-            raise UserError(f"{name} ({value}) must be >= 1")
+    at_least_one(clients=clients, requests=requests, alone=alone, replicas=replicas)
     from dreamrl.serving.launch import free_port, serving
     from dreamrl.serving.limits import Limits
     from dreamrl.shipped import model_directory

@@ -13,12 +13,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dreamrl.imagine import GREEDY, Answers, Imagined, Wording, answer, dream_step, edges_of
+from dreamrl.imagine import (
+    GREEDY,
+    Answers,
+    Imagined,
+    Wording,
+    answer,
+    begin,
+    dice_of,
+    dream_step,
+    edges_of,
+    heat_of,
+)
 from dreamrl.judge import Judge
 from dreamrl.losses import prompt_rows
 from dreamrl.rewards import creativity
 from dreamrl.saving import Loaded
-from envs.questions import stream
 from envs.reasoning_batch import Phase, ReasoningBatch
 from envs.world import Question
 
@@ -56,18 +66,14 @@ def imagine_together(
         on_step: called after each step with the dreams so far.
         given_up: asked before each step whether the request of that index is not wanted any more.
     """
-    model, questions = loaded.model, [wish.question for wish in wishes]
-    count, dreams = len(wishes), max(wish.dreams for wish in wishes)
+    dreams = max(wish.dreams for wish in wishes)
     batch = ReasoningBatch(loaded.run, loaded.world, loaded.text, judge, dreams)
-    batch.make_room(questions)
-    batch.reset(questions)
+    imagined = begin(loaded, batch, [wish.question for wish in wishes])
     wanted = np.array([wish.dreams for wish in wishes])
     batch.active[:] = np.arange(dreams) < wanted[:, None]
-    dice = _dice(wishes, batch, dreams)
-    heat = torch.tensor([[0.0] + [wish.temperature] * (dreams - 1) for wish in wishes])
-    prompt = model.ask({k: torch.from_numpy(v) for k, v in batch.asked().items()})
-    experts = np.zeros((count, dreams, batch.length, model.config.num_experts), np.float32)
-    imagined = Imagined(batch=batch, prompt=prompt, experts=experts, values=np.zeros((count, dreams), np.float32))
+    # Alone, each would be the first question of its seed.
+    dice = dice_of(batch, [(wish.seed, 0, wish.dreams) for wish in wishes])
+    heat = heat_of(loaded, [wish.temperature for wish in wishes], dreams)
     while True:
         for index in np.flatnonzero(batch.phase == Phase.DREAM).tolist():
             if given_up(index):
@@ -79,16 +85,6 @@ def imagine_together(
     for index, wish in enumerate(wishes):
         _rate_creativity(batch, index, wish.dreams)
     return imagined
-
-
-def _dice(wishes: Sequence[Wish], batch: ReasoningBatch, dreams: int) -> np.ndarray:
-    """(Q, N, T, P + 2) random numbers; each dream has its own stream, that of the first question of its seed."""
-    dice = np.zeros((len(wishes), dreams, batch.length, batch.num_patches + 2), np.float32)
-    for q, wish in enumerate(wishes):
-        shape = batch.horizon[q], wish.question.scene.grid[0] * wish.question.scene.grid[1] + 2
-        for n in range(wish.dreams):
-            dice[q, n, : shape[0], : shape[1]] = stream(wish.seed, 7, 0, n).random(shape)
-    return dice
 
 
 def _rate_creativity(batch: ReasoningBatch, index: int, dreams: int) -> None:

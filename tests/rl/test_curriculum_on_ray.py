@@ -23,7 +23,7 @@ from dreamrl.saving import load_pretrained, model_tensors, new_model, save_pretr
 from envs.reasoning_batch import Phase
 from envs.world import Outcome
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
 RUN = RunConfig(
     seed=3,
@@ -36,15 +36,6 @@ RUN = RunConfig(
         enabled=True, stages=("a", "b", "c"), window=12, targets=(1.0,), min_iterations=(1,), max_iterations=(1,)
     ),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_here():
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from dreamrl.pretrain import train_codec
 from dreamrl.rl.train import STAGE, ppo_on_ray
 from dreamrl.saving import new_model, save_pretrained, weights
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
+CPUS = 6
 
 RUN = RunConfig(
     seed=3,
@@ -32,15 +33,6 @@ RUN = RunConfig(
         checkpoint_every=2,
     ),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_here():
-    import ray
-
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

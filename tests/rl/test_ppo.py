@@ -21,7 +21,7 @@ from dreamrl.saving import load_pretrained, model_tensors, new_model, save_pretr
 from envs.reasoning_batch import Phase
 from envs.world import Outcome
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
 
 KINDS = {
@@ -49,15 +49,6 @@ def tiny_run(**changes) -> RunConfig:
         iterations=3, questions_per_iteration=12, minibatch_size=20, replay_scenes=2, num_learners=0, predict_share=0.3
     )
     return RunConfig(model=model, ppo=ppo, seed=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_here():
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)

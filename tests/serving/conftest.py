@@ -1,6 +1,8 @@
 """A service around a small untrained model, and a browser's view of its application."""
 
 import pytest
+from browser import browse
+from page import READY
 from starlette.testclient import TestClient
 
 from dreamrl.serving.app import make_app
@@ -37,3 +39,11 @@ def make_client(service):
 @pytest.fixture
 def client(make_client):
     return make_client()
+
+
+@pytest.fixture(scope="module")
+def browser(address):
+    """A browser that has opened the page at the module's ``address``."""
+    with browse(address) as page:
+        page.wait(READY)
+        yield page

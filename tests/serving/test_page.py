@@ -1,8 +1,8 @@
 """The page in a real browser: draw a board, watch dreams, edit one; with the keyboard, in the dark, on a phone."""
 
 import pytest
-from browser import CHROMIUM, browse
-from page import ANSWERED, ASK, CONTRAST, NAMELESS, READY, fresh, hosted
+from browser import CHROMIUM
+from page import ANSWERED, ASK, CONTRAST, NAMELESS, fresh, hosted
 
 from dreamrl.saving import load_pretrained
 from dreamrl.serving.service import Service
@@ -21,13 +21,6 @@ def address():
     """The application around the shipped model."""
     with hosted(Service(load_pretrained(model_directory("frozen-lake")), "frozen-lake")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(address):
-    with browse(address) as page:
-        page.wait(READY)
-        yield page
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, browse
-from page import ANSWERED, ASK, CONTRAST, NAMELESS, READY, fresh, hosted
+from browser import CHROMIUM
+from page import ANSWERED, ASK, CONTRAST, NAMELESS, fresh, hosted
 from PIL import Image
 
 from dreamrl.config import WorldConfig
@@ -42,13 +42,6 @@ def physics(make_loaded):
 def address(physics):
     with hosted(Service(physics, "untrained")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(address):
-    with browse(address) as page:
-        page.wait(READY)
-        yield page
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,6 +10,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from dreamrl.addresses import AUTH_MODE, has_token, is_loopback, make_token, require_token
 from dreamrl.config import RunConfig
@@ -63,10 +67,6 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
             f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start --head` "
             "or use --address local"
         ) from error
-    except Exception as error:  # what Ray raises here is a bare one
-        if "timed out during startup" not in str(error):
-            raise
-        raise UserError("Ray took too long to start: close other programs and try again") from error
     try:
         if address == "auto":
             check_found(ray.get_runtime_context().gcs_address)
@@ -78,21 +78,55 @@ def ray_session(run: RunConfig, out: Path, address: str) -> Iterator[None]:
 
 
 LOG_FILE = "ray.log"
+ATTEMPTS = 3
+TOO_SLOW = "timed out during startup"
+"""What Ray says when its processes were not there in time."""
 
 
 def _connect(ray, run: RunConfig, address: str, options: dict) -> None:
     if address == "local":
-        make_token()
-        cpus = max(os.cpu_count() or 1, cpus_needed(run))
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **options,
-        )
+        start_local(ray, max(os.cpu_count() or 1, cpus_needed(run)), **options)
     else:
         ray.init(address=address, **options)
+
+
+def start_local(ray: Any, cpus: int, **options: Any) -> None:
+    """Start a Ray of this process's own with ``cpus`` CPUs; on a machine that is too busy for it, a few times.
+
+    Ray gives its processes half a minute, which nothing changes, and leaves them behind when that is over.
+    """
+    make_token()
+    for attempt in range(1, ATTEMPTS + 1):
+        before = {child.pid for child in psutil.Process().children()}
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **options,
+            )
+            return
+        except Exception as error:  # what Ray raises here is a bare one
+            if TOO_SLOW not in str(error):
+                raise
+            for child in psutil.Process().children():
+                if child.pid not in before:
+                    end_tree(child)
+            if attempt == ATTEMPTS:
+                raise UserError(
+                    f"Ray did not start within half a minute, {ATTEMPTS} times: close other programs and try again; "
+                    "a run goes on with --resume"
+                ) from error
+            print(f"Ray did not start within half a minute; trying again ({attempt + 1} of {ATTEMPTS})", flush=True)
+
+
+def end_tree(process: psutil.Process) -> None:
+    """Kill ``process`` and everything that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def check_found(address: str) -> None:

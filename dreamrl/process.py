@@ -1,8 +1,9 @@
-"""What every process that computes does first."""
+"""What every process that computes does first, and between two pieces of work."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from typing import Any, cast
@@ -32,3 +33,16 @@ def settle(deterministic: bool = False) -> None:
             libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
             libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
             libc.mallopt(M_TOP_PAD, 2**26)
+
+
+def release_memory() -> None:
+    """Hand back to the kernel what is free, which :func:`settle` has glibc keep: for processes that live on.
+
+    Every thread has a heap of its own there, so one piece of work after the other, each in a new thread, would keep
+    more and more.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)

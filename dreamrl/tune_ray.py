@@ -21,6 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from dreamrl.errors import UserError
+from dreamrl.process import release_memory
 from dreamrl.tune_live import LiveTable, TrialRow
 from dreamrl.tune_plan import TunePlan
 from dreamrl.tune_report import Outcome
@@ -142,6 +143,7 @@ def held_within(sample: dict[str, Any], space: Sequence[Domain]) -> dict[str, An
 
 def trial_function(config: dict[str, Any], plan: TunePlan, out: str) -> None:
     """One trial, in a process of Ray Tune."""
+    release_memory()  # the process may have had another one, in another thread
     name = tune.get_context().get_trial_id()
     assert name is not None
     work = Path(out) / TRIALS / name

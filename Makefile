@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 help:
 	@echo "make train      set up, then run the main job (options: make train ARGS='--seed 1 ppo.lr=5e-4')"
 	@echo "make test       set up, then run every test (options: make test ARGS='-k items')"
-	@echo "make test-fast  the tests that neither train nor start Ray"
+	@echo "make test-fast  the tests that take seconds and start no Ray"
 	@echo "make checks     formatting, lint and types"
 	@echo "make venv       only set up .venv"
 	@echo "make clean      remove .venv and caches; runs/ stays"

@@ -117,7 +117,7 @@ def begin(loaded: Loaded, batch: ReasoningBatch, questions: Sequence[Question]) 
     )
 
 
-def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch.Tensor) -> None:
+def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch.Tensor, padding: int = 0) -> None:
     """One step of every dream that goes on, of which there must be one.
 
     Args:
@@ -125,6 +125,7 @@ def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch
         imagined: the dreams so far; they are changed.
         dice: (Q, N, T, P + 2) random numbers in [0, 1), float32.
         heat: (Q, N) temperature of the dreams' actions.
+        padding: see :func:`dreamrl.losses.size_groups`.
     """
     batch, model = imagined.batch, loaded.model
     obs = batch.observation()
@@ -132,7 +133,7 @@ def dream_step(loaded: Loaded, imagined: Imagined, dice: np.ndarray, heat: torch
     tensors = {k: torch.from_numpy(v).to(model.device) for k, v in obs.items()}
     action = policy.empty_action(tensors, model.config.max_answer_tokens)
     uniform = torch.from_numpy(dice[np.arange(len(step)), :, step]).to(model.device)
-    rows = policy.dream(model, tensors, imagined.prompt, action, uniform, heat)
+    rows = policy.dream(model, tensors, imagined.prompt, action, uniform, heat, padding=padding)
     assert rows is not None, "no dream goes on"
     q, n = rows.question.cpu().numpy(), rows.dream.cpu().numpy()
     weights = torch.zeros_like(rows.routing.probs).scatter(1, rows.routing.experts, rows.routing.weights)

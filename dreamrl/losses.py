@@ -78,13 +78,21 @@ def prompt_rows(prompt: Prompt, question: Tensor) -> Prompt:
     return Prompt(*(part[question] for part in prompt))
 
 
-def size_groups(grid: Tensor) -> list[tuple[Tensor, int]]:
+def size_groups(grid: Tensor, padding: int = 0) -> list[tuple[Tensor, int]]:
     """Rows of ``grid`` (R, 2) with the same number of patches, as (row indices, patches).
 
-    Computed apart, small boards do not pay for the padding of large ones, in time or in memory.
+    Computed apart, small boards do not pay for the padding of large ones, in time or in memory. But a group of its own
+    costs something, too: rows join those of the next larger size where no more than ``padding`` patches are added.
     """
     patches = grid.prod(dim=1)
-    return [((patches == size).nonzero().squeeze(1), size) for size in patches.unique().tolist()]
+    sizes, counts = patches.unique(return_counts=True)
+    tops: dict[int, list[int]] = {}  # largest size of a group -> all of its sizes
+    top = 0
+    for size, count in zip(reversed(sizes.tolist()), reversed(counts.tolist()), strict=True):
+        top = top if top and (top - size) * count <= padding else size
+        tops.setdefault(top, []).append(size)
+    groups = [(torch.isin(patches, patches.new_tensor(own)).nonzero().squeeze(1), top) for top, own in tops.items()]
+    return groups[::-1]
 
 
 class Seen(NamedTuple):

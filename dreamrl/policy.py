@@ -57,6 +57,7 @@ def dream(
     uniform: Tensor | None = None,
     temperature: Tensor | None = None,
     truth: dict[str, Tensor] | None = None,
+    padding: int = 0,
 ) -> DreamRows | None:
     """One step of every active dream among Q questions in the dream phase; None when there is none.
 
@@ -69,6 +70,7 @@ def dream(
         uniform: (Q, N, P + 2) numbers in [0, 1) to sample with.
         temperature: (Q, N), see :meth:`DreamingModel.dream_step`.
         truth: ``true_result`` (Q, N, P), ``true_belief`` and ``sound`` (Q, N) of ``ReasoningBatch.step_info``.
+        padding: see :func:`dreamrl.losses.size_groups`; 0 with ``truth``, as a padded picture has no loss of its own.
 
     Returns:
         :class:`DreamRows`, ordered by picture size.
@@ -82,7 +84,7 @@ def dream(
         obs["frames"].long(), obs["actions"].long(), question, slot, step[question], model.config.use_dream_memory
     )
     parts = []
-    for rows, size in size_groups(obs["grid"].long()[question]):
+    for rows, size in size_groups(obs["grid"].long()[question], padding):
         q, n = question[rows], slot[rows]
         taken = None
         if uniform is None:

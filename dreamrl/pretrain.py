@@ -39,6 +39,7 @@ from dreamrl.stored import Reader, StoredPlay
 CODEC_LR = 3e-3
 CHECKPOINTS = "checkpoints"
 STAGE = "pretrain"
+RESIZE_SECONDS = 20.0  # between two looks for workers that could join; Ray's own is a minute
 
 
 class PretrainStep(nn.Module):
@@ -277,7 +278,10 @@ def pretrain_on_ray(run: RunConfig, out: Path, collected: Path | None = None) ->
             "gpus": gpus,
         },
         scaling_config=ScalingConfig(
-            num_workers=(fewest, most) if fewest else most, resources_per_worker={"CPU": 1}, use_gpu=gpus
+            num_workers=(fewest, most) if fewest else most,
+            resources_per_worker={"CPU": 1},
+            use_gpu=gpus,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=TrainRunConfig(

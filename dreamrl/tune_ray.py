@@ -202,8 +202,11 @@ class Watch(tune.Callback):
 
     def _row(self, trial: Any) -> TrialRow:
         last = trial.last_result or {}
-        status = {"RUNNING": "running", "PAUSED": "paused", "ERROR": "failed", "TERMINATED": "finished"}
-        return row(self.plan, Path(self.out), trial.trial_id, status.get(trial.status, "waiting"), trial.config, last)
+        names = {"RUNNING": "running", "PAUSED": "paused", "ERROR": "failed", "TERMINATED": "finished"}
+        status = names.get(trial.status, "waiting")
+        if status == "finished" and not (Path(self.out) / TRIALS / trial.trial_id / ENDED).exists():
+            status = "running"  # Ctrl-C: it goes on with --resume
+        return row(self.plan, Path(self.out), trial.trial_id, status, trial.config, last)
 
 
 def row(

@@ -36,14 +36,20 @@ def weights(out, name):
     return (out / "models" / name / "model.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three variants that nothing disturbed, in one worker."""
+    out = tmp_path_factory.mktemp("whole")
+    process = program(out, "--variants", "default,no-rl,baseline-params", "--workers", "1")
+    assert process.communicate()[0].splitlines()[-1].startswith("results in") and process.returncode == 0
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
 @pytest.mark.parametrize("variant", ["default", "baseline-params"])
-def test_killed_at_any_stage_it_ends_with_the_same_model(tmp_path, variant):
-    name = f"{variant}-seed0"
-    whole = program(tmp_path / "whole", "--variants", variant)
-    assert whole.communicate()[0].splitlines()[-1].startswith("results in") and whole.returncode == 0
-    out = tmp_path / "killed"
+def test_killed_at_any_stage_it_ends_with_the_same_model(whole, tmp_path, variant):
+    name, out = f"{variant}-seed0", tmp_path / "killed"
     for sign in ("pretrained/*/checkpoints/pretrain-*/manifest.json", f"work/{name}/checkpoints/ppo-*/manifest.json"):
         process = program(out, "--variants", variant)
         while not list(out.glob(sign)):
@@ -59,25 +65,21 @@ def test_killed_at_any_stage_it_ends_with_the_same_model(tmp_path, variant):
             time.sleep(0.05)
     again = program(out, "--variants", variant)
     assert again.communicate()[0].startswith("1 pieces of work; 1 to do") and again.returncode == 0
-    assert measured(out, name) == measured(tmp_path / "whole", name)
-    assert weights(out, name) == weights(tmp_path / "whole", name)
+    assert measured(out, name) == measured(whole, name)
+    assert weights(out, name) == weights(whole, name)
     assert not (out / "work" / name).exists()
 
 
 @pytest.mark.slow
-def test_pretraining_is_done_once_for_variants_that_share_it(tmp_path):
-    process = program(tmp_path / "out", "--variants", "default,no-rl,baseline-params", "--workers", "1")
-    process.communicate()
-    assert process.returncode == 0
-    out = tmp_path / "out"
-    assert len(list((out / "pretrained").iterdir())) == 2
-    default, no_rl, baseline = (measured(out, f"{v}-seed0") for v in ("default", "no-rl", "baseline-params"))
+def test_pretraining_is_done_once_for_variants_that_share_it(whole):
+    assert len(list((whole / "pretrained").iterdir())) == 2
+    default, no_rl, baseline = (measured(whole, f"{v}-seed0") for v in ("default", "no-rl", "baseline-params"))
     assert default["pretraining"] == no_rl["pretraining"] != baseline["pretraining"]
-    assert weights(out, "default-seed0") != weights(out, "no-rl-seed0")
+    assert weights(whole, "default-seed0") != weights(whole, "no-rl-seed0")
     assert len(default["curve"]) == 4 and no_rl["curve"] == []
     assert set(default["exact_match"]) == {"1", "2", "3", "8"} and set(no_rl["exact_match"]) == {"1", "3"}
     assert baseline["parameters"] != default["parameters"] and baseline["exact_frame"] == {"1": None, "3": None}
     for step in default["curve"] + baseline["curve"]:
         assert 0 <= step["exact_match"] <= 1
-    table = (out / "ablation.md").read_text()
+    table = (whole / "ablation.md").read_text()
     assert all(f"| {v} | 1 |" in table for v in ("default", "no-rl", "baseline-params"))

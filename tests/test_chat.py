@@ -144,6 +144,7 @@ def test_quit_ends_it_and_blank_lines_say_nothing(chat):
     assert chat.ended
 
 
+@pytest.mark.slow
 def test_it_works_on_a_pipe(loaded, tmp_path):
     save_pretrained(loaded, tmp_path / "model")
     lines = ["/nonsense", f"/scene {json.dumps(BOARD)}", PLAN, "/quit", PLAN]

@@ -103,6 +103,22 @@ def test_size_groups_partition_the_rows():
     assert groups == {9: [0, 3], 12: [4], 16: [1, 2, 5]}
 
 
+@pytest.mark.parametrize(
+    ("padding", "expected"),
+    [
+        (3, [[0, 3], [4], [1, 2, 5]]),
+        (4, [[0, 3], [1, 2, 4, 5]]),
+        (13, [[0, 3], [1, 2, 4, 5]]),
+        (14, [[0, 1, 2, 3, 4, 5]]),
+    ],
+)
+def test_sizes_are_joined_where_that_pads_little(padding, expected):
+    grid = torch.tensor([[3, 3], [4, 4], [2, 8], [3, 3], [3, 4], [8, 2]])
+    groups = size_groups(grid, padding)
+    assert [rows.tolist() for rows, _ in groups] == expected
+    assert [size for _, size in groups] == [int(grid[rows].prod(1).max()) for rows, _ in groups]
+
+
 @torch.no_grad()
 def test_world_model_loss_is_the_mean_over_patches_and_rows(model, batch):
     rows = dream_rows(batch, happened(batch["lengths"], 4), model.config.use_dream_memory)

@@ -218,6 +218,7 @@ assert DreamingReasoningLLM.load_pretrained("model").generate()["text"] == model
 """
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_where_ray_is_not_installed(tmp_path):
     root = Path(__file__).parent.parent
     done = subprocess.run(

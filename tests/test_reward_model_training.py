@@ -179,6 +179,7 @@ def test_preferences_move_nothing_but_the_weights(make):
             torch.testing.assert_close(a, b, msg=name)
 
 
+@pytest.mark.slow
 def test_true_dreams_are_known_on_boards_never_seen(make, trained, loaded):
     found = evaluate_reward_model(trained, make(Split.TEST), 64, seed=1)
     assert found["dreams"] == 256
@@ -207,6 +208,7 @@ def test_every_corruption_is_told_from_the_truth_with_the_default_settings(loade
     assert found["calibration_error"] < 0.03
 
 
+@pytest.mark.slow
 def test_the_bad_step_is_found(make, trained):
     batch = make(Split.TEST).batch(2, 0, 64)
     with torch.no_grad():
@@ -239,17 +241,23 @@ def policy():
     return new_model(RUN)
 
 
+@pytest.fixture(scope="module")
+def beginner(loaded, tile_codec):
+    """A judge that has left its initial weights."""
+    return train_reward_model(RUN, loaded.world, loaded.text, tile_codec, 3, 0, 2)
+
+
 @pytest.fixture
-def saved(policy, trained, tmp_path):
-    save_reward_model(trained, policy, tmp_path / "judge")
+def saved(policy, beginner, tmp_path):
+    save_reward_model(beginner, policy, tmp_path / "judge")
     return tmp_path / "judge"
 
 
-def test_a_saved_judge_says_the_same(saved, policy, trained, make):
+def test_a_saved_judge_says_the_same(saved, policy, beginner, make):
     again = load_reward_model(saved, policy)
     batch = make(Split.TEST).batch(3, 0, 8)
     with torch.no_grad():
-        for ours, theirs in zip(judge(trained, batch, 4), judge(again, batch, 4), strict=True):
+        for ours, theirs in zip(judge(beginner, batch, 4), judge(again, batch, 4), strict=True):
             assert torch.equal(ours, theirs)
 
 

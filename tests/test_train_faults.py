@@ -6,8 +6,10 @@ import signal
 import pytest
 from programs import finish, start, wait_for
 from ray_nodes import below, called, cluster
+from two_workers import pretrain_by_two
 
 from dreamrl.bench.processes import metrics, reached, weight_hash
+from dreamrl.settings import load_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -24,20 +26,17 @@ def checkpoints(out):
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
-    def pretrain(name, kill=False):
-        out = tmp_path / name
-        process = start("pretrain", "--out", str(out), "pretrain.steps=60", "pretrain.checkpoint_every=10", *SMALL)
-        if kill:
-            wait_for(lambda: reached(out, "pretrain") >= 30, process)
-            victims = called(below(process), WORKER)
-            assert len(victims) == 2
-            victims[1].kill()
-        finish(process)
-        return weight_hash(out / "pretrained"), [record["step"] for record in metrics(out)]
-
-    calm = pretrain("calm")
-    assert calm[1] == [10, 20, 30, 40, 50, 60]
-    assert pretrain("killed", kill=True) == calm
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    settings = (*SMALL, "pretrain.steps=60", "pretrain.checkpoint_every=10")
+    pretrain_by_two(load_settings(overrides=settings), calm)
+    process = start("pretrain", "--out", str(out), *settings)
+    wait_for(lambda: reached(out, "pretrain") >= 30, process)
+    victims = called(below(process), WORKER)
+    assert len(victims) == 2
+    victims[1].kill()
+    finish(process)
+    assert [record["step"] for record in metrics(out)] == [10, 20, 30, 40, 50, 60]
+    assert weight_hash(out / "pretrained") == weight_hash(calm / "pretrained")
 
 
 def test_workers_join_and_leave_while_it_trains():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -60,6 +61,20 @@ def test_what_population_based_training_makes_of_a_sample_stays_in_the_space():
     space = plan_from({"space": {"ppo.gamma": {"uniform": [0.8, 1]}, "ppo.epochs": {"int": [1, 4]}}}, "FILE").space
     assert held_within({"ppo.gamma": 1.2, "ppo.epochs": 0}, space) == {"ppo.gamma": 1, "ppo.epochs": 1}
     assert held_within({"ppo.gamma": 0.9, "ppo.epochs": 3}, space) == {"ppo.gamma": 0.9, "ppo.epochs": 3}
+
+
+def test_a_trial_that_ctrl_c_ended_is_not_shown_as_one_that_the_scheduler_stopped(tmp_path):
+    from dreamrl.tune_ray import ENDED, TRIALS, Watch
+
+    plan = plan_from({"space": {"ppo.lr": {"loguniform": [1e-4, 1e-2]}}, "settings": {"ppo.iterations": 4}}, "FILE")
+    watch = Watch(plan, str(tmp_path))
+    trial = SimpleNamespace(trial_id="a_1", status="TERMINATED", config={"ppo.lr": 1e-3}, last_result={"iteration": 2})
+    assert watch._row(trial).status == "running"
+    (tmp_path / TRIALS / "a_1").mkdir(parents=True)
+    (tmp_path / TRIALS / "a_1" / ENDED).touch()
+    assert watch._row(trial).status == "stopped"
+    trial.last_result["iteration"] = 4
+    assert watch._row(trial).status == "finished"
 
 
 def check_results(out, trials):

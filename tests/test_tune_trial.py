@@ -67,8 +67,9 @@ def test_a_trial_that_was_killed_ends_like_one_that_was_not(whole, tmp_path):
     again = Recorder(tmp_path / "again")
     run_trial(run, MEASURE, tmp_path / "work", again, checkpoint=cut.checkpoints[-1])
     assert again.numbers == uncut.numbers[1:]
+    resumed = final(again)
     for name, value in final(uncut).items():  # weights and optimizer
-        assert torch.equal(value, final(again)[name]), name
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_trials_with_a_shared_model_start_from_its_weights(whole, tmp_path):
@@ -78,8 +79,9 @@ def test_trials_with_a_shared_model_start_from_its_weights(whole, tmp_path):
         load_settings(overrides=TINY), MEASURE, tmp_path / "work", shared, pretrained=root / "work" / "pretrained"
     )
     assert not (tmp_path / "work").exists()
+    trained = final(shared)
     for name, value in final(uncut).items():
-        assert torch.equal(value, final(shared)[name]), name
+        assert torch.equal(value, trained[name]), name
 
 
 def test_other_settings_give_another_model(whole, tmp_path):

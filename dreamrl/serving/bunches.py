@@ -3,21 +3,23 @@
 A message between two processes of Ray costs as much processor time as a third of a dreamed answer, one with sixteen
 requests hardly more than one with a single request; and sixteen dream together in six times the time of one. So
 requests wait while every replica has some, which costs them nothing, and under load a little longer for those whose
-clients were answered just now. A request that comes while no other is away leaves at once.
+clients were answered just now: most of them ask again, and the bunch leaves as soon as as many have come as were
+answered. A request that comes while no other is away leaves at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from dreamrl.serving.limits import Refused
 
-QUIET_SECONDS = 0.001
-"""A bunch leaves when no further request has come for this long, times the requests that are away."""
-LONGEST_SHARE = 0.25
+QUIET_SECONDS = 0.006
+"""A bunch leaves when nothing has come or gone for this long, times the requests that are away."""
+LONGEST_SHARE = 0.4
 """It waits no longer for further ones than this share of the time that the latest bunch took."""
 Reply = dict[str, Any] | Refused
 
@@ -36,8 +38,8 @@ class Bunches:
         """See the class."""
         self.send, self.most, self.parts = send, most, parts
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = []
-        self._away = self._flights = 0
-        self._landed = asyncio.Event()
+        self._away = self._flights = self._answered = 0
+        self._landed, self._arrived = asyncio.Event(), asyncio.Event()
         self._latest = self._took = 0.0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._gathering = False
@@ -47,6 +49,7 @@ class Bunches:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         self._latest = time.monotonic()
+        self._arrived.set()
         if not self._gathering:
             self._gathering = True
             self._start(self._gather())
@@ -64,15 +67,24 @@ class Bunches:
             while self._flights >= self.parts:
                 self._landed.clear()
                 await self._landed.wait()
-            until = time.monotonic() + LONGEST_SHARE * self._took
-            while (left := min(self._latest + QUIET_SECONDS * self._away, until) - time.monotonic()) > 0:
-                await asyncio.sleep(left)
+            await self._wait_for_more()
             waiting = [(request, future) for request, future in self._waiting if not future.done()]
             share = min(self.most, -(-(len(waiting) + self._away) // self.parts))
             bunch, self._waiting = waiting[:share], waiting[share:]
             if bunch:
                 self._send(bunch)
         self._gathering = False
+
+    async def _wait_for_more(self) -> None:
+        """Until as many wait as were answered last, it is quiet, or those who wait have waited long enough."""
+        until = time.monotonic() + LONGEST_SHARE * self._took
+        while len(self._waiting) < self._answered:
+            left = min(self._latest + QUIET_SECONDS * self._away, until) - time.monotonic()
+            if left <= 0:
+                return
+            self._arrived.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left)
 
     def _send(self, bunch: list[tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]]) -> None:
         requests, futures = [request for request, _ in bunch], [future for _, future in bunch]
@@ -89,7 +101,8 @@ class Bunches:
         except Exception as error:
             replies = [error] * len(requests)
         finally:
-            self._took = time.monotonic() - started
+            self._latest = time.monotonic()
+            self._took, self._answered = self._latest - started, len(requests)
             self._away -= len(requests)
             self._flights -= 1
             self._landed.set()

@@ -2,14 +2,15 @@
 
 A replica that dies takes nothing with it: what a request leads to depends on the request alone, so the gateway asks
 another replica (or the same, once Serve has started it anew) and goes on where the events stopped. What the gateway
-itself loses when it is killed are the connections that it held; Serve starts it anew, too.
+itself loses when it is killed are the connections that it held, and those of the seconds until Serve has started it
+anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.serve.exceptions import RayServeException
 from dreamrl.serving.app import make_app
 from dreamrl.serving.bunches import Bunches, Reply
 from dreamrl.serving.limits import LIMITS, OVERLOADED, TOO_SLOW, Limits, Refused
+from dreamrl.serving.listener import Listener
 from dreamrl.serving.metrics import Metrics
 
 RETRY_SECONDS = 0.25
@@ -167,18 +169,46 @@ class Replicas:
 class Gateway:
     """Speaks HTTP; checks requests and hands them to the replicas."""
 
-    def __init__(self, dreamers: Any, token_digest: str | None, limits: Limits = LIMITS, replicas: int = 1):
-        """Args: handle of the ``replicas``, :func:`dreamrl.serving.guard.digest` of the token or None, ``limits``."""
-        metrics = Metrics()
-        self.http = make_app(Replicas(dreamers, metrics, limits, replicas), token_digest, metrics, limits)
+    def __init__(
+        self,
+        dreamers: Any,
+        token_digest: str | None,
+        address: tuple[str, int],
+        limits: Limits = LIMITS,
+        replicas: int = 1,
+    ):
+        """Listen.
 
-    def __serve_build_asgi_app__(self) -> Callable[..., Awaitable[None]]:
-        """Called by Ray Serve in the replica, after the constructor."""
-        return self.http
+        Args:
+            dreamers: handle of the replicas.
+            token_digest: :func:`dreamrl.serving.guard.digest` of the token, or None.
+            address: host and port.
+            limits: of requests.
+            replicas: how many there are.
+        """
+        metrics = Metrics()
+        app = make_app(Replicas(dreamers, metrics, limits, replicas), token_digest, metrics, limits)
+        self.listener = Listener(app, *address)
+
+    def check_health(self) -> None:
+        """Asked by Ray Serve: a gateway that listens no more is replaced."""
+        if not self.listener.alive:
+            raise RuntimeError("the gateway has stopped listening")
+
+    def __del__(self):
+        """Called by Ray Serve when the gateway is to end, and by Python when it could not begin."""
+        if hasattr(self, "listener"):
+            self.listener.stop()
 
 
 def application(
-    directory: Path, name: str, world: str | None, replicas: int, token_digest: str | None, limits: Limits = LIMITS
+    directory: Path,
+    name: str,
+    world: str | None,
+    replicas: int,
+    token_digest: str | None,
+    address: tuple[str, int],
+    limits: Limits = LIMITS,
 ) -> Any:
     """What ``serve.run`` takes.
 
@@ -188,6 +218,7 @@ def application(
         world: that is asked about; None: the model's first.
         replicas: processes that hold the model.
         token_digest: of the token; None: no token.
+        address: host and port to listen on.
         limits: of requests.
     """
     common: dict[str, Any] = {
@@ -198,7 +229,5 @@ def application(
     dreamers = serve.deployment(
         Dreamer, name="Dreamer", num_replicas=replicas, ray_actor_options={"num_cpus": 1}, **common
     ).bind(str(directory), name, world, limits)
-    gateway = serve.deployment(
-        serve.ingress()(Gateway), name="Gateway", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common
-    )
-    return gateway.bind(dreamers, token_digest, limits, replicas)
+    gateway = serve.deployment(Gateway, name="Gateway", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common)
+    return gateway.bind(dreamers, token_digest, address, limits, replicas)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from dreamrl.errors import UserError
 from dreamrl.imagine import Imagined
@@ -150,6 +151,7 @@ class Engine:
             dreams += job.wish.dreams
         return jobs
 
+    @torch.inference_mode()
     def _serve(self, jobs: list[Job]) -> None:
         """Dream, tell, answer."""
         started, wishes = time.monotonic(), [job.wish for job in jobs]

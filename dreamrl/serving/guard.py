@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from dreamrl.serving.limits import (
     BAD_REQUEST,
     FORBIDDEN,
     LIMITS,
+    OVERLOADED,
     TOO_LARGE,
     UNAUTHORIZED,
     WRONG_TYPE,
@@ -86,9 +87,13 @@ class Guard:
         try:
             headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
             self._check(scope, headers)
-            if scope["method"] == "POST":
-                receive = _replay(await self._body(headers, receive), receive)
-            await self.app(scope, receive, send_guarded)
+            if scope["method"] != "POST":
+                await self.app(scope, receive, send_guarded)
+                return
+            if self.metrics.open > self.limits.requests:
+                raise Refused(OVERLOADED, f"{self.limits.requests} requests are open already; try again in a moment")
+            body = await self._body(headers, receive)
+            await _attended(self.app(scope, _replay(body, receive), send_guarded), receive)
         except Refused as refused:
             await _refuse(refused, send_guarded)
         finally:
@@ -144,10 +149,25 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
+async def _attended(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Do ``work`` for a request whose body has been read; it ends when the client leaves."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait([working, leaving])
+
+
 async def _refuse(refused: Refused, send: Send) -> None:
     body = json.dumps({"error": refused.reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refused.status == UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
+    if refused.status == OVERLOADED:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -16,16 +16,14 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamrl.addresses import AUTH_MODE, has_token, is_loopback, make_token
-from dreamrl.cluster import LOG_FILE, OBJECT_STORE_BYTES, QUIET, stderr_to
+from dreamrl.addresses import AUTH_MODE, has_token, is_loopback
+from dreamrl.cluster import LOG_FILE, QUIET, start_local, stderr_to
 from dreamrl.errors import UserError
 
 if TYPE_CHECKING:
     from dreamrl.serving.limits import Limits
 
 TOKEN = "DREAMRL_TOKEN"
-PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
-"""Set unless the user has: on a busy laptop, Serve's own 5 and 10 seconds are not enough for its proxy."""
 LEAST_TOKEN = 16
 """Characters; fewer can be guessed."""
 
@@ -88,7 +86,7 @@ def serving(
     """
     from dreamrl.serving.guard import digest
 
-    for key, value in (QUIET | PATIENT).items():
+    for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     if "ray" not in sys.modules and has_token():  # once imported, Ray has made up its mind
         os.environ.setdefault(AUTH_MODE, "token")
@@ -100,9 +98,10 @@ def serving(
             from dreamrl.serving.deployment import application
             from dreamrl.serving.limits import LIMITS
 
-            app = application(directory, name, world, replicas, digest(token) if token else None, limits or LIMITS)
-            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-            serve.run(app, name="dreamrl", route_prefix="/", logging_config=_quiet_logs(), _local_testing_mode=False)
+            token_digest = digest(token) if token else None
+            app = application(directory, name, world, replicas, token_digest, (host, port), limits or LIMITS)
+            serve.start(proxy_location="Disabled")  # the gateway listens itself
+            serve.run(app, name="dreamrl", route_prefix=None, logging_config=_quiet_logs(), _local_testing_mode=False)
         shown = f"[{host}]" if ":" in host else host
         yield f"http://{shown}:{port}"
     finally:
@@ -114,25 +113,13 @@ def serving(
 
 
 def _start(replicas: int) -> tuple[Any, Any]:
-    make_token()
     import ray
     from ray import serve
 
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, replicas),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    except Exception as error:  # Ray raises a bare one when its processes are not up within half a minute
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"Ray did not start on this machine ({reason}); if it is very busy, try again later") from error
+    cpus = max(os.cpu_count() or 1, replicas)
+    start_local(ray, cpus, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     return ray, serve
 
 

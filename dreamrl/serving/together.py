@@ -32,6 +32,9 @@ from dreamrl.saving import Loaded
 from envs.reasoning_batch import Phase, ReasoningBatch
 from envs.world import Question
 
+PADDING = 180
+"""Patches that are computed in vain rather than call the model once more: a call costs as much as these do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
@@ -80,7 +83,7 @@ def imagine_together(
                 batch.active[index], batch.phase[index] = 0, Phase.OVER
         if not (batch.phase == Phase.DREAM).any():
             break
-        dream_step(loaded, imagined, dice, heat)
+        dream_step(loaded, imagined, dice, heat, PADDING)
         on_step(imagined)
     for index, wish in enumerate(wishes):
         _rate_creativity(batch, index, wish.dreams)

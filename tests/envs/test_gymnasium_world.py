@@ -165,6 +165,7 @@ def test_questions_and_answers():
     assert any("at place 2" in text for text in world.corpus())
 
 
+@pytest.mark.slow
 def test_conformance_of_a_world_in_a_few_lines():
     assert all(finding.ok for finding in check_world(cliff()))
 

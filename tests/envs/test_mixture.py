@@ -96,6 +96,7 @@ def test_one_member_alone(mixture):
         mixture.only("physics")
 
 
+@pytest.mark.slow
 def test_a_mixture_holds_to_the_interface(mixture):
     found = check_world(mixture)
     assert all(finding.ok for finding in found), [f for f in found if not f.ok]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from asked import BOARD, PLAN
 
+from dreamrl.serving import bunches as waiting
 from dreamrl.serving.bunches import Bunches
 from dreamrl.serving.limits import Refused
 
@@ -81,6 +82,41 @@ def test_a_request_leaves_at_once_where_no_other_is_away():
             assert replica.bunches[-1] == [n]
             replica.flights[-1].set_result(None)
             assert await task == {"n": n}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("share", "patient"), [(1e6, True), (0.0, False)])
+def test_under_load_a_bunch_waits_for_as_many_as_were_answered_but_not_for_ever(share, patient, monkeypatch):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 60.0)
+    monkeypatch.setattr(waiting, "LONGEST_SHARE", share)
+
+    async def run():
+        replica = Replica()
+        bunches = Bunches(replica.send, 8, 2)
+        tasks = ask(bunches, [0])
+        await turns()
+        tasks += ask(bunches, [2])
+        await turns()
+        tasks += ask(bunches, [4, 6, 8, 10])
+        await turns()
+        for flight in (0, 1, 2):
+            replica.flights[flight].set_result(None)
+            await turns(8)
+        assert replica.bunches == [[0], [2], [4, 6, 8], [10]]
+        tasks += ask(bunches, [12])
+        await turns()
+        tasks += ask(bunches, [14])
+        await turns()
+        assert replica.bunches[4:] == ([] if patient else [[12]])
+        tasks += ask(bunches, [16])
+        await turns(8)
+        if patient:
+            assert replica.bunches[4:] == [[12, 14]]
+        while pending := [flight for flight in replica.flights if not flight.done()]:
+            pending[0].set_result(None)
+            await turns(8)
+        assert [reply["n"] for reply in await asyncio.gather(*tasks)] == list(range(0, 18, 2))
 
     asyncio.run(run())
 

@@ -75,6 +75,8 @@ def call(chunks, headers=(), limit=100):
         messages = [{"type": "http.request", "body": c, "more_body": n < last} for n, c in enumerate(chunks)]
 
         async def receive():
+            if not messages:
+                await asyncio.Event().wait()
             return messages.pop(0)
 
         async def send(message):
@@ -108,3 +110,69 @@ def test_every_answer_forbids_foreign_scripts_and_frames(client):
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff"
+
+
+class Slow:
+    """An application that answers nothing until it is cancelled, and the server's side of one request."""
+
+    def __init__(self):
+        self.begun, self.left, self.cancelled, self.sent = asyncio.Event(), asyncio.Event(), False, []
+        self.body = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def __call__(self, scope, receive, send):
+        await receive()
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def receive(self):
+        if self.body:
+            return self.body.pop()
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        self.sent.append(message)
+
+
+POST = {
+    "type": "http",
+    "method": "POST",
+    "path": "/v1/generate",
+    "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+}
+
+
+def test_a_client_that_leaves_ends_its_request():
+    async def run():
+        slow, metrics = Slow(), Metrics()
+        asking = asyncio.ensure_future(Guard(slow, None, metrics)(POST, slow.receive, slow.send))
+        await slow.begun.wait()
+        assert metrics.open == 1
+        slow.left.set()
+        await asking
+        assert slow.cancelled and slow.sent == [] and metrics.open == 0
+        assert metrics.requests == {("/v1/generate", 499): 1}
+
+    asyncio.run(run())
+
+
+def test_more_than_may_be_open_are_turned_away_before_their_body_is_read():
+    async def run():
+        metrics = Metrics()
+        clients = [Slow() for _ in range(3)]
+        guard = Guard(clients[0], None, metrics, Limits(requests=2))
+        tasks = [asyncio.ensure_future(guard(POST, one.receive, one.send)) for one in clients]
+        await tasks[2]
+        start, body = clients[2].sent
+        assert start["status"] == 503 and (b"retry-after", b"1") in start["headers"] and clients[2].body != []
+        assert json.loads(body["body"])["error"].startswith("2 requests are open already")
+        for one, task in zip(clients[:2], tasks[:2], strict=True):
+            one.left.set()
+            await task
+        assert metrics.open == 0
+
+    asyncio.run(run())

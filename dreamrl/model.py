@@ -177,7 +177,7 @@ class DreamingReasoningLLM(DreamingModel):
     def learn_from_feedback(
         self, examples: Sequence[dict[str, Any]], num_epochs: int = 3, **options: Any
     ) -> dict[str, float]:
-        """Learn what people like: ratings or preferences; see :func:`dreamrl.feedback.learn_from_feedback`."""
-        from dreamrl.feedback import learn_from_feedback
+        """Learn what people like: ratings or preferences; see :func:`dreamrl.feedback.examples.learn_from_feedback`."""
+        from dreamrl.feedback.examples import learn_from_feedback
 
         return learn_from_feedback(self.loaded, examples, num_epochs, **options)

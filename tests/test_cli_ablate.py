@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamrl import ablation_runner
-from dreamrl.ablation import VARIANTS
+from dreamrl.ablation import runner
+from dreamrl.ablation.variants import VARIANTS
 from dreamrl.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def asked(monkeypatch, tmp_path):
     """What the work was asked to do."""
     calls = []
-    monkeypatch.setattr(ablation_runner, "ablate", lambda *args: calls.append(args))
+    monkeypatch.setattr(runner, "ablate", lambda *args: calls.append(args))
     monkeypatch.chdir(tmp_path)
     return calls
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamrl import feedback_report
 from dreamrl.cli import main
-from dreamrl.feedback import Preference, Rated
-from dreamrl.feedback_training import FeedbackSettings
+from dreamrl.feedback import report
+from dreamrl.feedback.examples import Preference, Rated
+from dreamrl.feedback.training import FeedbackSettings
 from dreamrl.saving import load_pretrained, save_pretrained, weights
 
 ROOT = Path(__file__).parent.parent
@@ -51,9 +51,9 @@ class Work:
 
 @pytest.fixture
 def work(monkeypatch):
-    fake, work = types.ModuleType("dreamrl.feedback_report"), Work()
-    vars(fake).update(feedback_command=work, print_feedback=feedback_report.print_feedback)
-    monkeypatch.setitem(sys.modules, "dreamrl.feedback_report", fake)
+    fake, work = types.ModuleType("dreamrl.feedback.report"), Work()
+    vars(fake).update(feedback_command=work, print_feedback=report.print_feedback)
+    monkeypatch.setitem(sys.modules, "dreamrl.feedback.report", fake)
     return work
 
 
@@ -153,7 +153,7 @@ def test_the_work_saves_a_model_that_learned(model, monkeypatch, capsys, loaded)
         questions=4, questions_per_round=2, samples=2, updates=1, replay_scenes=2, scorer_steps=2, boards=3,
         calibration_boards=4,
     )  # fmt: skip
-    monkeypatch.setattr(feedback_report, "FeedbackSettings", lambda: small)
+    monkeypatch.setattr(report, "FeedbackSettings", lambda: small)
     threads = torch.get_num_threads()
     assert main(["feedback", "model", "feedback.jsonl", "--out", "deep/new", "--epochs", "1", "--json"]) == 0
     torch.set_num_threads(threads)

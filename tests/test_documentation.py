@@ -25,7 +25,7 @@ from dreamrl.commands import COMMANDS
 from dreamrl.commands.checks import check_world, check_world_of, scene_options
 from dreamrl.commands.training import STAGES
 from dreamrl.submit import entrypoint_of
-from dreamrl.tune_plan import plan_from, read_plan
+from dreamrl.tune.plan import plan_from, read_plan
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [

@@ -63,7 +63,7 @@ def test_ray_is_imported_where_processes_are_started_and_nowhere_else():
         "dreamrl/serving/deployment.py",
         "dreamrl/serving/launch.py",
         "dreamrl/submit.py",
-        "dreamrl/tune_ray.py",
+        "dreamrl/tune/on_ray.py",
     }
 
 

@@ -104,7 +104,7 @@ def test_a_shipped_model_answers_by_its_name(installed):
 READ = """
 from pathlib import Path
 from dreamrl import settings
-from dreamrl.tune_plan import read_plan, shipped_searches
+from dreamrl.tune.plan import read_plan, shipped_searches
 print(sorted(settings.presets()), sorted(shipped_searches()))
 for preset in settings.presets():
     settings.load_settings(preset)

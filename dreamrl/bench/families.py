@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamrl.ablation import at_budget
-from dreamrl.ablation_work import Job, answers_of, ppo, pretrain, untrained
+from dreamrl.ablation.variants import at_budget
+from dreamrl.ablation.work import Job, answers_of, ppo, pretrain, untrained
 from dreamrl.baseline import ImageTokenReasoningLLM
 from dreamrl.bench.curriculum import same_settings
 from dreamrl.bench.families_report import draw_usage, markdown, summarise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamrl.ablation_report import table
+from dreamrl.printing import markdown_table
 from dreamrl.statistics import bootstrap_interval
 
 MODELS = ("constant", "baseline", "pretrained", "ppo")
@@ -154,8 +154,8 @@ def markdown(report: dict[str, Any]) -> str:
         "each topic that is right most often in training. A verdict is on ppo minus constant, paired by question."
     )
     head = ["questions", *MODELS, "ppo - constant", "than a constant answer", "than the baseline"]
-    lines = ["# Families", "", about, "", *table(["family", *head], _accuracy_rows(report["by_family"]))]
-    lines += ["", *table(["topic", *head], _accuracy_rows(report["by_topic"]))]
+    lines = ["# Families", "", about, "", *markdown_table(["family", *head], _accuracy_rows(report["by_family"]))]
+    lines += ["", *markdown_table(["topic", *head], _accuracy_rows(report["by_topic"]))]
     lines += ["", "## Pictures", "", *_picture_lines(report)]
     for own in report["experts"]:
         lines += ["", f"## Experts, seed {own['seed']}", "", *_expert_lines(own)]
@@ -180,7 +180,7 @@ def _picture_lines(report: dict[str, Any]) -> list[str]:
         "dreamed: frames that equal the simulator's, code by code, in dreams on their own pictures. drawn: answers "
         "drawn as a picture that show what the simulator shows."
     )
-    return [text, "", *table(["world", *(name.replace("_", " ") for name in names)], rows)]
+    return [text, "", *markdown_table(["world", *(name.replace("_", " ") for name in names)], rows)]
 
 
 def _expert_lines(own: dict[str, Any]) -> list[str]:
@@ -188,7 +188,9 @@ def _expert_lines(own: dict[str, Any]) -> list[str]:
     count, found = len(own["without"]), own["information"]
     head = [f"expert {e}" for e in range(count)]
     lines = ["Share of the routed weight, by family:", ""]
-    lines += table(["family", *head], [[name, *(f"{v:.3f}" for v in row)] for name, row in own["usage"].items()])
+    lines += markdown_table(
+        ["family", *head], [[name, *(f"{v:.3f}" for v in row)] for name, row in own["usage"].items()]
+    )
     sure = "more than chance" if found["bits"] > found["shuffled_95"] else "**no more than chance**"
     lines += [
         "",
@@ -204,7 +206,7 @@ def _expert_lines(own: dict[str, Any]) -> list[str]:
         [label, *(_cell(left["exact_match"][n], "+") for n in names), *(f"{left['loss'][n]:+.3f}" for n in names)]
         for label, left in zip(head, own["without"], strict=True)
     ]
-    return lines + table(["without", *(f"{n} EM" for n in names), *(f"{n} loss" for n in names)], rows)
+    return lines + markdown_table(["without", *(f"{n} EM" for n in names), *(f"{n} loss" for n in names)], rows)
 
 
 def _cell(entry: dict[str, Any], sign: str = "") -> str:

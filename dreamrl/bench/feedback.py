@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from dreamrl.evaluate import CHUNK, held_out
-from dreamrl.feedback import learn_from_feedback
-from dreamrl.feedback_training import FeedbackSettings
+from dreamrl.feedback.examples import learn_from_feedback
+from dreamrl.feedback.training import FeedbackSettings
 from dreamrl.imagine import GREEDY, Wording, answer, imagine
 from dreamrl.process import settle
 from dreamrl.saving import Loaded, load_pretrained

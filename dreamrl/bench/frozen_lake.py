@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from dreamrl.ablation import at_budget
-from dreamrl.ablation_report import table
+from dreamrl.ablation.variants import at_budget
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 from dreamrl.evaluate import evaluate, held_out, random_play_exact
 from dreamrl.files import write_atomically
 from dreamrl.judge import Judge
+from dreamrl.printing import markdown_table
 from dreamrl.process import settle
 from dreamrl.saving import load_pretrained
 from dreamrl.settings import load_settings, read_yaml, write_yaml
@@ -172,7 +172,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['parameters']:,} parameters; {settings['steps']} updates of pretraining, {settings['iterations']} "
         f"iterations of PPO; seeds {seeds}. Exact match with its 95% interval; 7x7 and 8x8 were never trained on."
     )
-    return "\n".join(["# FrozenLake", "", about, "", *table(head, rows)]) + "\n"
+    return "\n".join(["# FrozenLake", "", about, "", *markdown_table(head, rows)]) + "\n"
 
 
 def inside() -> str:

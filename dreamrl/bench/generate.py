@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from dreamrl.ablation_report import table
 from dreamrl.bench import decode
 from dreamrl.bench.graph import exponent
 from dreamrl.bench.run import at_least_one
 from dreamrl.config import RunConfig
 from dreamrl.errors import UserError
 from dreamrl.imagine import answer, imagine
+from dreamrl.printing import markdown_table
 from dreamrl.process import settle
 from dreamrl.saving import Loaded, new_model
 from dreamrl.settings import load_settings
@@ -105,7 +105,7 @@ def bench(
     for kind in ("cached", "uncached"):
         milliseconds = ", ".join(f"{1000 * values[kind]:.0f}" for values in written.values())
         rows.append([f"text, {kind}", ", ".join(map(str, written)), milliseconds, f"{exponents[f'text_{kind}']:.2f}"])
-    print("\n".join(table(["growing with", "sizes", "ms", "exponent"], rows)))
+    print("\n".join(markdown_table(["growing with", "sizes", "ms", "exponent"], rows)))
     return result
 
 

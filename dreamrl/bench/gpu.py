@@ -23,7 +23,6 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from dreamrl.ablation_report import table
 from dreamrl.bench.generate import lasting
 from dreamrl.bench.run import at_least_one
 from dreamrl.columns import OBS
@@ -34,6 +33,7 @@ from dreamrl.errors import UserError
 from dreamrl.flops import count_flops
 from dreamrl.ppo import PPOTrainer
 from dreamrl.pretrain import PretrainStep
+from dreamrl.printing import markdown_table
 from dreamrl.process import settle
 from dreamrl.saving import Loaded
 from dreamrl.settings import load_settings
@@ -247,4 +247,4 @@ def report(found: dict[str, Any]) -> list[str]:
             cells += ["-" if got[key] is None else f"{got[key]:.1%}" for key in ("mfu", "data_share", "idle_share")]
             cells.append("-" if got["peak_memory"] is None else f"{got['peak_memory'] / 2**30:.2f}")
             rows.append([preset, kind, *cells])
-    return table(header, rows)
+    return markdown_table(header, rows)

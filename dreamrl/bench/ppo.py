@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dreamrl.ablation_report import table
 from dreamrl.bench.rollout import model_directory, quiet, settings
 from dreamrl.bench.run import at_least_one
 from dreamrl.cluster import ray_session
 from dreamrl.errors import UserError
+from dreamrl.printing import markdown_table
 from dreamrl.rl.algorithm import algorithm_config
 from dreamrl.rl.stock import stock_algorithm
 from dreamrl.saving import Loaded
@@ -84,9 +84,9 @@ def report(made: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
         name: {part: round(statistics.median(turn[part] for turn in made[name].turns), 4) for part in PARTS}
         for name in ("ours", "stock")
     }
-    print("\n".join(table(["PPO", "env steps/s"], [[name, f"{speed:.1f}"] for name, speed in speeds.items()])))
+    print("\n".join(markdown_table(["PPO", "env steps/s"], [[name, f"{speed:.1f}"] for name, speed in speeds.items()])))
     rows = [[name, *(f"{parts[part]:.3f}" for part in PARTS)] for name, parts in seconds.items()]
-    print("\n".join(table(["seconds of an iteration", *PARTS], rows)))
+    print("\n".join(markdown_table(["seconds of an iteration", *PARTS], rows)))
     if "sb3" not in made:
         print(f"without Stable-Baselines3; to compare with it: pip install {SB3}")
     return {

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from dreamrl.ablation_report import table
 from dreamrl.cluster import ray_session
 from dreamrl.config import RunConfig
 from dreamrl.data import RandomPlay
 from dreamrl.errors import UserError
 from dreamrl.pretrain import LOG_EVERY, PretrainStep, pretrain_loop, pretrain_on_ray, train_codec
+from dreamrl.printing import markdown_table
 from dreamrl.process import settle
 from dreamrl.saving import new_model
 from dreamrl.settings import load_settings
@@ -82,7 +82,7 @@ def bench(
         for first, second in (("one", "plain"), ("two", "one")):
             result[f"{first}_to_{second}"] = round(statistics.median(t[first] / t[second] for t in turns), 3)
     rows = [[kind, f"{speed:.1f}"] for kind, speed in result["scenes_per_second"].items()]
-    print("\n".join(table(["pretraining", "scenes/s"], rows)))
+    print("\n".join(markdown_table(["pretraining", "scenes/s"], rows)))
     print(f"an update spends {share:.1%} of its time on making its batch")
     return result | {"data_share": round(share, 4)}
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from dreamrl import policy
-from dreamrl.ablation_report import table
 from dreamrl.bench.generate import lasting
 from dreamrl.bench.run import at_least_one
 from dreamrl.columns import ACTIONS
 from dreamrl.config import RunConfig
 from dreamrl.judge import Judge
+from dreamrl.printing import markdown_table
 from dreamrl.process import settle
 from dreamrl.rl.algorithm import algorithm_config
 from dreamrl.rl.stock import stock_config
@@ -79,7 +79,7 @@ def bench(
     result["ceiling"] = round(speeds["bare"] / result["model_share"] / speeds["stock"], 3)
     result["parameters"] = sum(p.numel() for p in loaded.model.parameters())
     rows = [[name, f"{speed:.0f}", f"{speeds['ours'] / speed:.2f}"] for name, speed in speeds.items()]
-    print("\n".join(table(["sampling", "env steps/s", "ours is faster by"], rows)))
+    print("\n".join(markdown_table(["sampling", "env steps/s", "ours is faster by"], rows)))
     return result
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import psutil
 
-from dreamrl.ablation_report import table
 from dreamrl.bench.run import at_least_one
 from dreamrl.errors import UserError
+from dreamrl.printing import markdown_table
 
 REPLICA = "ray::ServeReplica:dreamrl:Dreamer"
 """Name of the processes that hold the model."""
@@ -105,7 +105,11 @@ def bench(
         result["retries"] = retries
     columns = ("throughput", "p50_ms", "p95_ms", "batch", "cpu_ms")
     rows = [[name, *(f"{result[name][column]:.1f}" for column in columns)] for name in loads]
-    print("\n".join(table(["load", "answers/s", "p50 ms", "p95 ms", "dreamed together", "cpu ms an answer"], rows)))
+    print(
+        "\n".join(
+            markdown_table(["load", "answers/s", "p50 ms", "p95 ms", "dreamed together", "cpu ms an answer"], rows)
+        )
+    )
     return result
 
 

@@ -154,7 +154,7 @@ def feedback_arguments(parser: argparse.ArgumentParser) -> None:
 
 def feedback(args: argparse.Namespace) -> None:
     """Learn from feedback."""
-    from dreamrl.feedback import MAX_EPOCHS, read_feedback_for
+    from dreamrl.feedback.examples import MAX_EPOCHS, read_feedback_for
 
     epochs = in_range("--epochs", args.epochs, 1, MAX_EPOCHS)
     seed = in_range("--seed", args.seed, 0, MAX_SEED)
@@ -163,7 +163,7 @@ def feedback(args: argparse.Namespace) -> None:
     preflight.check_writable(args.out)
     records = read_feedback_for(args.model_dir, args.file)
     with quiet_stdout(args.json):
-        from dreamrl.feedback_report import feedback_command, print_feedback
+        from dreamrl.feedback.report import feedback_command, print_feedback
 
         result = feedback_command(args.model_dir, records, args.out, epochs, seed)
     if args.json:

@@ -30,8 +30,8 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ablate(args: argparse.Namespace) -> None:
     """Train the variants, or list them."""
-    from dreamrl.ablation import variant_lines
-    from dreamrl.ablation_runner import ablate as run_variants
+    from dreamrl.ablation.runner import ablate as run_variants
+    from dreamrl.ablation.variants import variant_lines
 
     if args.list:
         print("\n".join(variant_lines()))
@@ -51,7 +51,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tune(args: argparse.Namespace) -> None:
     """Start or resume a search."""
-    from dreamrl.tune import checked, search
+    from dreamrl.tune.search import checked, search
 
     plan, out = checked(args.file, args.out, args.resume)
     check_address(args.address)

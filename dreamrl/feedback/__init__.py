@@ -1,0 +1,1 @@
+"""Learning how answers are worded from what people like."""

@@ -45,7 +45,7 @@ def hosted(service):
     """The address of the application around ``service``, which ends with it."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="error", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False, ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:
